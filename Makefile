@@ -1,0 +1,84 @@
+# Each target makes what it needs and says so. PYTHON: the interpreter to begin with, 3.11 or later.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+WORKERS_OF_TESTS ?= 2
+SHELL := /bin/sh
+
+# Stamps: a target is made again when what it was made from has changed.
+RUN_STAMP := $(VENV)/.run-$(shell cksum < requirements.txt | cut -d' ' -f1)
+DEV_STAMP := $(VENV)/.dev-$(shell cat requirements.txt requirements-dev.txt | cksum | cut -d' ' -f1)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help run setup test lint bench chromium messages clean
+
+help:
+	@echo "make run     serve on http://localhost:8000/ (first makes packages, tables, users, demo flows)"
+	@echo "make test    all tests"
+	@echo "make lint    style, import contracts, migrations, documents"
+	@echo "make bench   measurements; ROW=<name> for one"
+
+$(PY):
+	@echo "== virtual environment in $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "headrace: $(PYTHON) is too old; set PYTHON to Python 3.11 or later."; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(RUN_STAMP): requirements.txt | $(PY)
+	@echo "== packages to run (requirements.txt)"
+	@$(PY) -m pip install -q -r requirements.txt
+	@rm -f $(VENV)/.run-* && touch $@
+
+$(DEV_STAMP): requirements.txt requirements-dev.txt | $(PY)
+	@echo "== packages to test (requirements-dev.txt)"
+	@$(PY) -m pip install -q -r requirements-dev.txt
+	@rm -f $(VENV)/.dev-* $(VENV)/.run-* && touch $@ $(RUN_STAMP)
+
+setup: $(RUN_STAMP) messages
+	@HEADRACE_PRIVATE_PROVIDERS=$${HEADRACE_PRIVATE_PROVIDERS:-on} $(PY) manage.py setup
+
+run: setup
+	@HEADRACE_PRIVATE_PROVIDERS=$${HEADRACE_PRIVATE_PROVIDERS:-on} exec $(PY) manage.py serve
+
+test: $(DEV_STAMP) messages chromium
+	@echo "== tests"
+	@$(PY) -m pytest -n $(WORKERS_OF_TESTS) --dist loadfile $(ARGS)
+	@if command -v node >/dev/null 2>&1; then \
+		echo "== tests of the page's modules"; node --test tests/web/*.test.mjs; \
+	else echo "== node is not here: tests of the page's modules are left out"; fi
+
+lint: $(DEV_STAMP)
+	@echo "== style"
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check --quiet .
+	@echo "== import contracts"
+	@PYTHONPATH=. $(VENV)/bin/lint-imports --no-cache
+	@echo "== migrations, checks, documents"
+	@$(PY) -m tests.command makemigrations --check --dry-run
+	@$(PY) -m tests.command check
+	@$(PY) -m tests.command document_settings --check
+
+bench: $(DEV_STAMP)
+	@$(PY) -m bench $(if $(ROW),--row $(ROW))
+
+# A browser for the tests of the pages: the system's, else Playwright's, else those tests say that they need one.
+chromium: $(DEV_STAMP)
+	@command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || \
+		command -v google-chrome >/dev/null 2>&1 || { \
+			echo "== Chromium for the tests of the pages"; \
+			if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+				apt-get -qq update && apt-get -qq install -y chromium; \
+			else $(PY) -m playwright install chromium; fi; \
+		} || echo "== no Chromium to be had: the tests of the pages will fail"
+
+# Translations are compiled where gettext is; English needs none.
+messages:
+	@if command -v msgfmt >/dev/null 2>&1; then \
+		for po in locale/*/LC_MESSAGES/*.po; do \
+			[ -f "$$po" ] || continue; mo="$${po%.po}.mo"; \
+			[ "$$mo" -nt "$$po" ] || { echo "== translation $$po"; msgfmt --check -o "$$mo" "$$po"; }; \
+		done; fi
+
+clean:
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

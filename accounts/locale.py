@@ -1,0 +1,24 @@
+"""Which language somebody is spoken to in, and a catalogue error as a sentence of it."""
+
+from django.conf import settings
+from django.utils import translation
+from django.utils.translation import get_supported_language_variant, gettext
+from django.utils.translation.trans_real import parse_accept_lang_header
+
+from streams.errors import WireError
+
+
+def choose(*wishes: str, accept: str = "") -> str:
+    """The first wish that is spoken here, else the browser's `Accept-Language`, else the default."""
+    for wish in [*wishes, *(language for language, _ in parse_accept_lang_header(accept))]:
+        if wish and wish != "*":
+            try:
+                return get_supported_language_variant(wish)
+            except (LookupError, ValueError):  # not spoken here; no language at all
+                continue
+    return settings.LANGUAGE_CODE
+
+
+def sentence(error: WireError, locale: str) -> str:
+    with translation.override(locale or settings.LANGUAGE_CODE):
+        return gettext(error.text or error.entry.text)

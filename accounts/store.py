@@ -1,0 +1,63 @@
+"""Each transaction of log-ins and tickets."""
+
+import hashlib
+import secrets
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models.functions import Now
+
+from accounts.models import Login, Ticket, User
+from streams import database
+
+
+def begin_login(user_id: int) -> str:
+    return str(Login.objects.create(user_id=user_id).id)
+
+
+def rotate(login: str, old_jti: str, new_jti: str) -> bool:
+    """Makes `new_jti` the one good refresh token, if `old_jti` was and the log-in lives."""
+    live = Login.objects.filter(id=login, refresh_jti=old_jti, ended_at=None)
+    return live.update(refresh_jti=new_jti) == 1
+
+
+def end_logins(*, login: str | None = None, user_id: int | None = None) -> list[str]:
+    """Ends one log-in or every one of a user. Which ended."""
+    which: dict[str, Any] = {"id": login} if login is not None else {"user_id": user_id}
+    with transaction.atomic():
+        live = Login.objects.select_for_update().filter(**which, ended_at=None)
+        ended = list(live.values_list("id", flat=True))
+        Login.objects.filter(id__in=ended).update(ended_at=Now())
+    return [str(pk) for pk in ended]
+
+
+def issue_ticket(user_id: int, login: str | None, token_expires: datetime | None) -> tuple[str, datetime]:
+    """A new ticket and its end. Only its hash is kept; those whose minute is over go."""
+    value = secrets.token_urlsafe(32)
+    expires = database.now() + timedelta(seconds=settings.HEADRACE.ticket_s)
+    with transaction.atomic():
+        Ticket.objects.filter(expires__lt=Now()).delete()
+        Ticket.objects.create(
+            hash=_hash(value), user_id=user_id, login_id=login, expires=expires, token_expires=token_expires
+        )
+    return value, expires
+
+
+def spend_ticket(value: str) -> Ticket | None:
+    """The ticket, once: of many who come with it at the same time one gets it."""
+    with transaction.atomic():
+        ticket = Ticket.objects.filter(hash=_hash(value), expires__gt=Now()).first()
+        if ticket is None:
+            return None
+        deleted, _ = Ticket.objects.filter(hash=ticket.hash).delete()
+        return ticket if deleted else None
+
+
+def _hash(value: str) -> str:
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def set_locale(user_id: int, locale: str) -> None:
+    User.objects.filter(id=user_id).update(locale=locale)

@@ -1,0 +1,78 @@
+"""The peer: the chat that people write with Channels, and the POST that they write with DRF.
+
+A consumer in a group; each token of the model is one `group_send` through `channels_redis` and one frame to each
+viewer; the answer is saved with the ORM at its end. What Headrace promises besides is not there: no resume, no
+fence, no numbering; so its figures are those of less work.
+"""
+
+import asyncio
+import json
+import os
+from typing import Any
+
+import aiohttp
+from channels.db import database_sync_to_async
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.core.asgi import get_asgi_application
+from django.urls import path
+
+from bench.peers import models
+
+MODEL = os.environ["BENCH_MODEL"]
+_session: aiohttp.ClientSession | None = None
+
+
+def session() -> aiohttp.ClientSession:
+    global _session
+    if _session is None:
+        _session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1000))
+    return _session
+
+
+class ChatConsumer(AsyncJsonWebsocketConsumer):
+    async def connect(self) -> None:
+        self.chat = str(self.scope["url_route"]["kwargs"]["chat"])
+        self.group = f"chat_{self.chat}"
+        self.answers: set[asyncio.Task] = set()
+        await self.channel_layer.group_add(self.group, self.channel_name)
+        await self.accept()
+
+    async def disconnect(self, code: int) -> None:
+        await self.channel_layer.group_discard(self.group, self.channel_name)
+
+    async def receive_json(self, content: dict[str, Any], **kwargs: Any) -> None:
+        reply = await database_sync_to_async(models.accept)(self.chat, content["id"], content["text"])
+        await self.send_json({"type": "ok", "id": content["id"], **reply})
+        task = asyncio.create_task(self.answer(content["text"], reply["turn"]))
+        self.answers.add(task)
+        task.add_done_callback(self.answers.discard)
+
+    async def answer(self, said: str, turn: str) -> None:
+        tokens = []
+        body = {"model": "bench", "stream": True, "messages": [{"role": "user", "content": said}]}
+        async with session().post(f"{MODEL}/chat/completions", json=body) as response:
+            async for line in response.content:
+                if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
+                    continue
+                choices = json.loads(line[6:])["choices"]
+                token = choices[0]["delta"].get("content") if choices else None
+                if token:
+                    tokens.append(token)
+                    await self.channel_layer.group_send(self.group, {"type": "chat.delta", "text": token})
+        await database_sync_to_async(models.finish)(self.chat, turn, "".join(tokens))
+        await self.channel_layer.group_send(self.group, {"type": "chat.end"})
+
+    async def chat_delta(self, event: dict[str, Any]) -> None:
+        await self.send_json({"type": "delta", "text": event["text"]})
+
+    async def chat_end(self, event: dict[str, Any]) -> None:
+        await self.send_json({"type": "turn_end"})
+
+
+application = ProtocolTypeRouter(
+    {
+        "http": get_asgi_application(),
+        "websocket": URLRouter([path("chat/<uuid:chat>", ChatConsumer.as_asgi())]),
+    }
+)

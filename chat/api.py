@@ -1,0 +1,318 @@
+"""REST of chats, turns, questions and stream sessions: the chat without a socket, by the same manager."""
+
+import secrets
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from asgiref.sync import async_to_sync
+from django.db.models import Q
+from django.utils.translation import gettext as _
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from accounts import locale as languages
+from accounts import rights
+from accounts.authentication import MaySeeSessions
+from accounts.rest import Body, Flag, Json, Text, found, page, path_id
+from accounts.tokens import Identity
+from chat import admission, protocol, shapes, store
+from chat import manager as managers
+from chat.models import Chat, Message, Question, Turn
+from chat.states import ACTIVE, TurnState
+from flows import store as flows
+from streams.clock import stamp
+from streams.errors import WireError
+from streams.models import StreamSession
+
+TITLE_CHARS = 200
+IDEMPOTENCY_KEY = "Idempotency-Key"
+
+
+class NewChat(Body):
+    flow = Text(max_length=64)
+    title = Text(max_length=TITLE_CHARS, allow_blank=True, default="")
+
+
+class ChatPatch(Body):
+    title = Text(max_length=TITLE_CHARS, required=False)
+    head = serializers.UUIDField(required=False)
+    pinned = Flag(required=False)
+
+
+class SayBody(Body):
+    """A `say`; its text is judged where a socket's is."""
+
+    text = Json(kind=str)
+    params = Json(kind=dict, default=dict)
+    parent = serializers.UUIDField(required=False, allow_null=True)
+    files = serializers.ListField(child=serializers.UUIDField(), default=list, max_length=10)
+
+
+class AnswerBody(Body):
+    value = Json(required=False, allow_null=True)
+    action = serializers.ChoiceField(choices=["accept", "decline", "cancel"], default="accept")
+
+
+class Nothing(Body):
+    pass
+
+
+# ------------------------------------------------------------------------------------------------------- chats
+
+
+class ChatsView(APIView):
+    """One's own chats, pinned ones first, then by their last turn. `q` searches titles and texts."""
+
+    def get(self, request: Request) -> Response:
+        rows = own_chats(request.auth).filter(kind=Chat.Kind.CHAT).select_related("flow")
+        query = request.query_params.get("q", "").replace("\0", "")[:200]
+        if query:
+            in_texts = Message.objects.filter(chat__user_id=request.auth.user_id, parts__icontains=query)
+            rows = rows.filter(Q(title__icontains=query) | Q(id__in=in_texts.values("chat_id")))
+        return page(request, rows, ("pinned", "last_turn_at", "id"), chats_json)
+
+    def post(self, request: Request) -> Response:
+        body = NewChat.of(request)
+        flow = flows.find_flow(body["flow"])
+        if flow is None or not rights.can_chat(request.auth, flow):
+            raise WireError("flow_not_found")
+        chat = store.create_chat(request.auth.user_id, str(flow.id), body["title"])
+        location = f"{request.path}{chat.id}/"
+        return Response(chats_json([chat])[0], status=201, headers={"Location": location})
+
+
+class ChatView(APIView):
+    def get(self, request: Request, ref: str) -> Response:
+        return Response(chats_json([own_chat(request.auth, ref)])[0])
+
+    def patch(self, request: Request, ref: str) -> Response:
+        chat = own_chat(request.auth, ref)
+        body = ChatPatch.of(request)
+        if "head" in body:
+            body["head"] = str(body["head"])
+        if body:
+            _ask(lambda manager: manager.patch_chat(str(chat.id), request.auth.user_id, **body))
+        return Response(chats_json([own_chat(request.auth, ref)])[0])
+
+    def delete(self, request: Request, ref: str) -> Response:
+        chat = own_chat(request.auth, ref)
+        _ask(lambda manager: manager.delete_chat(str(chat.id), request.auth.user_id))
+        return Response(status=204)
+
+
+class MessagesView(APIView):
+    """Newest first, of all branches; `?branch=<message>`: that message and its ancestors."""
+
+    def get(self, request: Request, ref: str) -> Response:
+        chat = own_chat(request.auth, ref)
+        rows = chat.messages.all()
+        branch = request.query_params.get("branch")
+        if branch is not None:
+            rows = rows.filter(id__in=_ancestors(chat, branch))
+        return page(request, rows, ("created", "id"), messages_json)
+
+
+def own_chats(identity: Identity) -> Any:
+    return Chat.objects.filter(user_id=identity.user_id, deleted=False)
+
+
+def own_chat(identity: Identity, ref: str) -> Chat:
+    return found(own_chats(identity).select_related("flow").filter(id=path_id(ref)).first())
+
+
+def chats_json(rows: list[Chat]) -> list[dict[str, Any]]:
+    """`state`: of the running or waiting turn, else null."""
+    active = Turn.objects.filter(chat__in=rows, state__in=ACTIVE, background=False)
+    states = dict(active.values_list("chat_id", "state"))
+    return [chat_json(row, states.get(row.id)) for row in rows]
+
+
+def chat_json(row: Chat, state: str | None) -> dict[str, Any]:
+    return shapes.chat_item(row, state) | {
+        "rev": row.rev,
+        "kind": row.kind,
+        "flow": row.flow and {"id": str(row.flow.id), "slug": row.flow.slug, "name": row.flow.name},
+        "created": stamp(row.created),
+        "last_turn": stamp(row.last_turn_at),
+    }
+
+
+def messages_json(rows: list[Message]) -> list[dict[str, Any]]:
+    return [msgspec.to_builtins(shapes.message_of(row)) for row in rows]
+
+
+def _ancestors(chat: Chat, branch: str) -> list[uuid.UUID]:
+    """Ids from `branch` up to the root. It may name the answer of a turn that has not ended."""
+    parents = dict(chat.messages.values_list("id", "parent"))
+    for answer, said in chat.turns.values_list("answer", "input"):
+        parents.setdefault(answer, said)
+    try:
+        at: uuid.UUID | None = path_id(branch)
+    except WireError:
+        at = None
+    if at not in parents:
+        raise WireError("message_not_found")
+    path = []
+    while at is not None:
+        path.append(at)
+        at = parents.pop(at, None)
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------- turns
+
+
+class TurnsView(APIView):
+    """A `say` without a socket. `Idempotency-Key` is its id: the same again answers the same."""
+
+    def post(self, request: Request, ref: str) -> Response:
+        chat = own_chat(request.auth, ref)
+        _check_flow(chat, request.auth)
+        body = SayBody.of(request)
+        said = protocol.Say(
+            id=_command_id(request),
+            text=body["text"],
+            params=body["params"],
+            parent=str(body["parent"]) if body.get("parent") else None,
+            files=[str(file) for file in body["files"]],
+        )
+        reply = async_to_sync(_say)(request.auth, str(chat.id), _locale(request), said)
+        return Response(reply, status=202, headers={"Location": f"/api/turns/{reply['turn']}/"})
+
+
+class TurnView(APIView):
+    def get(self, request: Request, ref: str) -> Response:
+        return Response(turn_json(own_turn(request.auth, ref)))
+
+
+class StopView(APIView):
+    def post(self, request: Request, ref: str) -> Response:
+        turn = own_turn(request.auth, ref)
+        Nothing.of(request)
+        stop = protocol.Stop(id=_command_id(request), turn=str(turn.id))
+        return Response(_ask(lambda manager: manager.stop_turn(request.auth, str(turn.chat_id), stop)))
+
+
+class AnswerView(APIView):
+    def post(self, request: Request, ref: str) -> Response:
+        mine = Question.objects.filter(turn__chat__in=own_chats(request.auth)).select_related("turn")
+        question = found(mine.filter(id=path_id(ref)).first())
+        body = AnswerBody.of(request)
+        answer = protocol.AnswerCommand(
+            id=_command_id(request), question=str(question.id), value=body.get("value"), action=body["action"]
+        )
+        return Response(_ask(lambda manager: manager.answer(request.auth, str(question.turn.chat_id), answer)))
+
+
+def own_turn(identity: Identity, ref: str) -> Turn:
+    rows = Turn.objects.filter(chat__in=own_chats(identity)).select_related("version")
+    return found(rows.filter(id=path_id(ref)).first())
+
+
+def turn_json(turn: Turn) -> dict[str, Any]:
+    """`parts`: of the stored answer, or before the end those that the database has (the stream has the rest)."""
+    answer = Message.objects.filter(id=turn.answer).first()
+    question = turn.questions.filter(action="").first() if turn.state == TurnState.WAITING else None
+    return {
+        "id": str(turn.id),
+        "chat": str(turn.chat_id),
+        "state": turn.state,
+        "message": str(turn.input),
+        "answer": str(turn.answer),
+        "attempt": turn.attempt,
+        "version": turn.version.number if turn.version else None,
+        "skill": turn.skill,
+        "parts": msgspec.to_builtins(shapes.parts_of(answer.parts if answer else turn.parts)),
+        "question": question and msgspec.to_builtins(shapes.question_of(question)),
+        "data": turn.data,
+        "usage": turn.usage,
+        "error": turn.error,
+        "created": stamp(turn.created),
+        "ended": turn.ended_at and stamp(turn.ended_at),
+    }
+
+
+def _check_flow(chat: Chat, identity: Identity) -> None:
+    """A chat whose flow is gone or hidden by now can be read, but nothing more is said in it."""
+    flow = chat.flow
+    if flow is None or flow.deleted or not rights.can_chat(identity, flow):
+        raise WireError("flow_not_found")
+    if chat.kind == Chat.Kind.DEBUG and not rights.can_edit(identity, flow):
+        raise WireError("forbidden")
+
+
+def _command_id(request: Request) -> str:
+    """The command's id: the key that was given, else a fresh one."""
+    key = request.headers.get(IDEMPOTENCY_KEY)
+    if key is None:
+        return secrets.token_urlsafe(16)
+    try:
+        return msgspec.convert(key, protocol.Id)
+    except msgspec.ValidationError as error:
+        text = _("This must be 1 to 64 letters, digits, _ or -.")
+        raise WireError("validation_error", fields={IDEMPOTENCY_KEY: text}) from error
+
+
+def _locale(request: Request) -> str:
+    accept = request.headers.get("Accept-Language", "")
+    return languages.choose(request.query_params.get("locale", ""), request.auth.locale, accept=accept)
+
+
+async def _say(identity: Identity, chat: str, locale: str, said: protocol.Say) -> dict[str, Any]:
+    manager = await managers.start()
+    return await manager.say(await admission.admit_chat(identity, chat, locale), said)
+
+
+@async_to_sync
+async def _ask(what: Callable[[managers.ChatManager], Awaitable[Any]]) -> Any:
+    """On the loop on which this process's manager lives."""
+    return await what(await managers.start())
+
+
+# ---------------------------------------------------------------------------------------------------- sessions
+
+
+class SessionsView(APIView):
+    permission_classes = (MaySeeSessions,)
+
+    def get(self, request: Request) -> Response:
+        rows = StreamSession.objects.select_related("user")
+        return page(request, rows, ("started", "id"), lambda rows: [session_json(row) for row in rows])
+
+
+class SessionView(APIView):
+    permission_classes = (MaySeeSessions,)
+
+    def get(self, request: Request, ref: str) -> Response:
+        row = StreamSession.objects.select_related("user").filter(id=path_id(ref)).first()
+        return Response(session_json(found(row)))
+
+
+def session_json(row: StreamSession) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "user": row.user and {"id": str(row.user.pk), "name": row.user.get_username()},
+        "flow": row.flow and str(row.flow),
+        "chat": row.chat and str(row.chat),
+        "door": row.door,
+        "kind": row.kind,
+        "state": row.state,
+        "dialect": row.dialect,
+        "worker": row.worker and str(row.worker),
+        "address": row.address,
+        "user_agent": row.user_agent,
+        "trace": row.trace,
+        "bytes_sent": row.bytes_sent,
+        "bytes_recv": row.bytes_recv,
+        "chunks_sent": row.chunks_sent,
+        "chunks_recv": row.chunks_recv,
+        "started": stamp(row.started),
+        "last_seen": stamp(row.last_seen),
+        "ended": row.ended and stamp(row.ended),
+        "close_code": row.close_code,
+        "close_reason": row.close_reason,
+    }

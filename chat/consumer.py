@@ -1,0 +1,90 @@
+"""The Channels consumer: admits a socket or refuses it, then hands it to ChatManager. Nothing else."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from channels.consumer import AsyncConsumer
+from channels.exceptions import StopConsumer
+
+from chat import admission, protocol
+from chat.client import ChatClient, error_frame
+from chat.manager import ChatManager, start
+from streams.errors import WireError
+
+log = structlog.get_logger("headrace.socket")
+
+
+class ChatConsumer(AsyncConsumer):
+    """One socket. No channel layer of its own, and no thread hop a frame, which Channels' own dispatch makes."""
+
+    channel_layer_alias = ""
+    client: ChatClient | None = None
+    serving: asyncio.Task | None = None
+    setting = ""  # the user's language
+    leave: Callable[[], None] | None = None  # gives back the place that this socket takes
+
+    async def __call__(self, *connection: Any) -> None:
+        try:
+            await super().__call__(*connection)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self.leave is not None:
+            leave, self.leave = self.leave, None
+            leave()
+
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if kind == "websocket.receive":
+            if self.client is not None and not self.client.has_closed:
+                self.client.received(message.get("text"), message.get("bytes"))
+        elif kind == "websocket.connect":
+            await self._connect()
+        elif kind == "websocket.disconnect":
+            await self._disconnect(message.get("code"))
+            raise StopConsumer
+
+    async def _connect(self) -> None:
+        manager = await start()
+        trace = secrets.token_hex(8)
+        chosen = admission.subprotocol(self.scope.get("subprotocols", []))
+        await self.send({"type": "websocket.accept", "subprotocol": chosen})
+        try:
+            admitted = await self._admit(manager)
+            self.client = await manager.accept_client(admitted, self.scope, self.send, trace)
+        except WireError as error:
+            await self._refuse(error, trace)
+        except Exception:
+            log.exception("admission_failed", trace_id=trace)
+            await self._refuse(WireError("internal"), trace)
+        else:
+            self.serving = asyncio.create_task(manager.handle_websocket(self.client))
+
+    async def _admit(self, manager: ChatManager) -> admission.Admitted:
+        identity = await admission.identify(self.scope)
+        self.setting = identity.locale
+        self.leave = manager.take_place(identity, self.scope)
+        return await admission.admit(self.scope, identity)
+
+    async def _refuse(self, error: WireError, trace: str) -> None:
+        """Error frame, then the close with the catalogue's code."""
+        self._leave()
+        locale = admission.locale_of(self.scope, self.setting)
+        log.info("socket_refused", trace_id=trace, code=error.code)
+        frame = protocol.encode_frame(error_frame(error, trace, locale))
+        try:
+            await self.send({"type": "websocket.send", "text": frame.decode()})
+            await self.send({"type": "websocket.close", "code": error.entry.close or 1011, "reason": error.code})
+        except OSError:
+            pass  # the peer left meanwhile
+
+    async def _disconnect(self, code: int | None) -> None:
+        if self.serving is None:
+            return
+        self.serving.cancel()
+        await asyncio.gather(self.serving, return_exceptions=True)
+        await self.client.manager.clear_client(self.client, code)

@@ -1,0 +1,180 @@
+"""Rows of chats and turns (docs: durability). Written only in `chat/store.py`."""
+
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
+
+from chat.states import ACTIVE, TurnState
+
+STATES = [(state.value, state.value) for state in TurnState]
+
+
+class Owing(models.Model):
+    """A row whose last change owes clients an event. `owes`: the worker that wrote it; `told`: it was appended."""
+
+    owes = models.UUIDField(null=True, blank=True)
+    told = models.BooleanField(default=True)
+    rev = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        abstract = True
+
+
+class Chat(Owing):
+    class Kind(models.TextChoices):
+        CHAT = "chat", _("chat")
+        DEBUG = "debug", _("debug")
+        CALL = "call", _("call")
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    kind = models.CharField(max_length=8, choices=Kind.choices, default=Kind.CHAT)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="chats")
+    flow = models.ForeignKey("flows.Flow", models.PROTECT, null=True, related_name="chats")
+    graph = models.JSONField(null=True, blank=True)  # a debug chat's copy of the build
+    title = models.CharField(max_length=200, blank=True)
+    head = models.UUIDField(null=True, blank=True)  # the leaf that is shown; may name an answer to be
+    pinned = models.BooleanField(default=False)
+    last_number = models.PositiveIntegerField(default=0)  # the number of the last turn
+    vars = models.JSONField(default=dict, blank=True)
+    locale = models.CharField(max_length=16, blank=True)
+    deleted = models.BooleanField(default=False)
+    created = models.DateTimeField(auto_now_add=True)
+    last_turn_at = models.DateTimeField(auto_now_add=True, db_index=True)
+
+    class Meta:
+        verbose_name = _("chat")
+        verbose_name_plural = _("chats")
+        indexes = [
+            models.Index(fields=["user", "kind", "deleted", "-last_turn_at"]),
+            models.Index(fields=["told"], condition=Q(told=False), name="chat_owed"),
+        ]
+
+    def __str__(self) -> str:
+        return self.title or str(self.id)
+
+
+class Message(models.Model):
+    class Role(models.TextChoices):
+        USER = "user", _("user")
+        ASSISTANT = "assistant", _("assistant")
+        NOTICE = "notice", _("notice")
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    chat = models.ForeignKey(Chat, models.CASCADE, related_name="messages")
+    parent = models.UUIDField(null=True, blank=True)  # may name the answer of a turn that has not ended
+    role = models.CharField(max_length=16, choices=Role.choices)
+    parts = models.JSONField(default=list)
+    turn = models.UUIDField(null=True, blank=True)
+    status = models.CharField(max_length=8, default="done")
+    client_id = models.CharField(max_length=64, blank=True)
+    feedback = models.JSONField(null=True, blank=True)
+    created = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name = _("message")
+        verbose_name_plural = _("messages")
+        indexes = [models.Index(fields=["chat", "-created", "-id"])]
+
+
+class Command(models.Model):
+    """A command and its reply: the same id again answers the same."""
+
+    scope = models.UUIDField()  # the chat; outside a chat the user (as a UUID made of his id)
+    command = models.CharField(max_length=64)
+    body_hash = models.CharField(max_length=64)
+    reply = models.JSONField()
+    created = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["scope", "command"], name="command_once")]
+
+
+class Turn(Owing):
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    chat = models.ForeignKey(Chat, models.CASCADE, related_name="turns")
+    number = models.PositiveIntegerField()
+    input = models.UUIDField()  # the user's message
+    answer = models.UUIDField(default=uuid.uuid4)  # the message to be
+    version = models.ForeignKey("flows.FlowVersion", models.PROTECT, null=True, blank=True)
+    skill = models.CharField(max_length=120, default="flow")
+    params = models.JSONField(default=dict, blank=True)
+    inputs = models.JSONField(default=dict, blank=True)  # the world as first read
+    state = models.CharField(max_length=8, choices=STATES, default=TurnState.QUEUED.value)
+    worker = models.UUIDField(null=True, blank=True)
+    attempt = models.PositiveIntegerField(default=0)
+    takeovers = models.PositiveIntegerField(default=0)
+    stop_at = models.DateTimeField(null=True, blank=True)
+    parts = models.JSONField(default=list, blank=True)
+    usage = models.JSONField(null=True, blank=True)
+    data = models.JSONField(null=True, blank=True)
+    error = models.JSONField(null=True, blank=True)
+    background = models.BooleanField(default=False)
+    created = models.DateTimeField()
+    running_at = models.DateTimeField(null=True, blank=True)
+    ran_ms = models.PositiveBigIntegerField(default=0)  # of earlier runs, for turn_timeout
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("turn")
+        verbose_name_plural = _("turns")
+        constraints = [
+            models.UniqueConstraint(fields=["chat", "number"], name="turn_number_unique"),
+            models.UniqueConstraint(
+                fields=["chat"],
+                condition=Q(state__in=sorted(ACTIVE), background=False),
+                name="one_active_turn_a_chat",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["worker"], condition=Q(state__in=sorted(ACTIVE)), name="turn_active"),
+            models.Index(fields=["told"], condition=Q(told=False), name="turn_owed"),
+            models.Index(fields=["state", "running_at"]),
+            models.Index(fields=["-created", "-id"]),
+        ]
+
+
+class Step(models.Model):
+    """The journal: what a turn did, kept so that it is done once."""
+
+    turn = models.ForeignKey(Turn, models.CASCADE, related_name="steps")
+    key = models.CharField(max_length=200)
+    kind = models.CharField(max_length=16)
+    arguments_hash = models.CharField(max_length=64)
+    value = models.JSONField(null=True)
+    parts = models.JSONField(default=list)  # shown since the step before
+    created = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["turn", "key"], name="step_once")]
+
+
+class Question(models.Model):
+    class OnExpiry(models.TextChoices):
+        DEFAULT = "default"
+        BRANCH = "branch"
+        END = "end"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    turn = models.ForeignKey(Turn, models.CASCADE, related_name="questions")
+    key = models.CharField(max_length=200)
+    part = models.CharField(max_length=120)
+    text = models.TextField()
+    options = models.JSONField(default=list)
+    schema = models.JSONField(null=True)
+    secret = models.BooleanField(default=False)
+    expires = models.DateTimeField(db_index=True)
+    default = models.JSONField(null=True)
+    on_expiry = models.CharField(max_length=8, choices=OnExpiry.choices, default=OnExpiry.END)
+    action = models.CharField(max_length=8, blank=True)  # empty while it is open
+    value = models.JSONField(null=True)
+    label = models.TextField(blank=True)
+    answered_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True)
+    answered_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name = _("question")
+        verbose_name_plural = _("questions")
+        constraints = [models.UniqueConstraint(fields=["turn", "key"], name="question_once")]

@@ -1,0 +1,252 @@
+"""A run's way into the event log: joins, numbers and sends its events, one batch on its way at a time.
+
+What comes while a batch is under way is the next one; deltas of one part that wait are joined. A batch is frozen
+once it was sent. Told of another epoch, it asks for the turn's whole state and begins there with that.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+from django.conf import settings
+
+from chat import protocol
+from streams.errors import WireError
+from streams.log import Appended, Batch, Fenced, Log
+
+# A JSON string is at most six times its characters, so a text of this length needs no measuring.
+_SAFE_SHARE = 8
+
+
+log = structlog.get_logger("headrace.turn")
+
+
+class Lost(BaseException):
+    """The turn is not this attempt's any more, or its log is out of reach: fall silent.
+
+    No Exception, so that no handler takes it for a fault of its own.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Outbox:
+    """`restate` gives the turn's whole state and the event it owes, or null where the run lost its turn."""
+
+    def __init__(
+        self,
+        log: Log,
+        chat: str,
+        turn: str,
+        attempt: int,
+        epoch: str,
+        restate: Callable[[], Awaitable[list[protocol.Event] | None]],
+        on_lost: Callable[[Lost], None],
+    ) -> None:
+        self._log = log
+        self._chat, self._turn, self._attempt = chat, turn, attempt
+        self.epoch = epoch
+        self._restate = restate
+        self._on_lost = on_lost
+        self._waiting: list[protocol.Event] = []
+        self._open_delta: tuple[str, list[str]] | None = None
+        self._tokens = 0
+        self._bytes = 0
+        self._n = 0
+        self._task: asyncio.Task | None = None
+        self._changed = asyncio.Event()
+        self._lost: Lost | None = None
+
+    def put(self, event: protocol.Event, size: int = 0) -> None:
+        """`size` in bytes of what a handler may send as much of as it likes."""
+        self._close_delta()
+        self._waiting.append(event)
+        self._bytes += size
+        self._wake()
+
+    def delta(self, part: str, text: str, tokens: int = 1) -> None:
+        if self._open_delta is not None and self._open_delta[0] == part:
+            self._open_delta[1].append(text)
+        else:
+            self._close_delta()
+            self._open_delta = (part, [text])
+        self._tokens += tokens
+        self._bytes += len(text)
+        self._wake()
+
+    async def room(self) -> None:
+        """Back-pressure: returns once less than the bound waits. Raises Lost."""
+        while not self._lost and (
+            self._tokens > settings.HEADRACE.pending_tokens or self._bytes > settings.HEADRACE.pending_events_bytes
+        ):
+            await self._change()
+        if self._lost:
+            raise self._lost
+
+    async def flush(self) -> None:
+        """Returns once all that was put is in the log. Raises Lost; bounded by the append's own bound."""
+        while not self._lost and (self._waiting or self._open_delta or self._task):
+            await self._change()
+        if self._lost:
+            raise self._lost
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _wake(self) -> None:
+        if self._task is None and self._lost is None:
+            self._task = asyncio.create_task(self._send_all())
+
+    def _close_delta(self) -> None:
+        if self._open_delta is not None:
+            part, texts = self._open_delta
+            self._open_delta = None
+            self._waiting.append(protocol.Delta(part=part, text="".join(texts)))
+
+    async def _send_all(self) -> None:
+        try:
+            while self._waiting or self._open_delta:
+                self._close_delta()
+                events, self._waiting = self._waiting, []
+                self._tokens = self._bytes = 0
+                await self._send(events)
+                self._changed.set()
+        except Lost as lost:
+            self._fail(lost)
+        except WireError as error:
+            self._fail(Lost(error.code))
+        except Exception:
+            log.exception("append_failed", turn=self._turn, attempt=self._attempt)
+            self._fail(Lost("internal"))
+        finally:
+            self._task = None
+            self._changed.set()
+
+    def _fail(self, lost: Lost) -> None:
+        self._lost = lost
+        self._on_lost(lost)
+
+    async def _send(self, events: list[protocol.Event]) -> None:
+        self._n += 1
+        ends = any(isinstance(event, protocol.TurnEnd) for event in events)
+        batch = Batch(
+            chat=self._chat,
+            epoch=self.epoch,
+            turn=self._turn,
+            attempt=self._attempt,
+            n=self._n,
+            frames=tuple(frames_of(events)),
+            ends=ends,
+        )
+        while True:
+            reply = await self._log.append(batch, give_up_s=settings.HEADRACE.pending_events_s)
+            if isinstance(reply, Appended):
+                return
+            if isinstance(reply, Fenced):
+                raise Lost("fenced")
+            batch = await self._batch_for_epoch(batch, reply.epoch)
+
+    async def _batch_for_epoch(self, batch: Batch, epoch: str) -> Batch:
+        """The first batch of another epoch: the whole state so far; what waited is in there and is dropped."""
+        events = await self._restate()
+        if events is None:
+            raise Lost("fenced")
+        self._waiting = [
+            event for event in self._waiting if isinstance(event, protocol.TurnEnd | protocol.QuestionEvent)
+        ]
+        self._open_delta = None
+        told = {type(event) for event in events}
+        self._waiting = [event for event in self._waiting if type(event) not in told]
+        self.epoch = epoch
+        ends = any(isinstance(event, protocol.TurnEnd) for event in events)
+        return msgspec.structs.replace(batch, epoch=epoch, frames=tuple(frames_of(events)), ends=ends)
+
+    def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+async def append_owed(
+    log: Log, chat: str, turn: str, attempt: int, events: list[protocol.Event], epoch: str, ends: bool
+) -> str | None:
+    """Append a row's owed event once, outside a run (n = 0). Returns the present epoch where it is another.
+
+    Null means that it is told: appended, or refused because something newer is in the log.
+    """
+    batch = Batch(chat=chat, epoch=epoch, turn=turn, attempt=attempt, n=0, frames=tuple(frames_of(events)), ends=ends)
+    reply = await log.append(batch, give_up_s=settings.HEADRACE.pending_events_s)
+    if isinstance(reply, Appended | Fenced):
+        return None
+    return reply.epoch
+
+
+def frames_of(events: list[protocol.Event]) -> list[bytes]:
+    """Each event encoded, none over the bound: longer deltas are split, what a state can't hold follows it."""
+    frames: list[bytes] = []
+    for event in events:
+        frames.extend(_frames(event))
+    return frames
+
+
+def _frames(event: protocol.Event) -> list[bytes]:
+    limit = settings.HEADRACE.event_bytes
+    if isinstance(event, protocol.Delta) and len(event.text) < limit // _SAFE_SHARE:
+        return [protocol.encode_event(event)]
+    encoded = protocol.encode_event(event)
+    if len(encoded) + 32 <= limit:
+        return [encoded]
+    if isinstance(event, protocol.Delta):
+        half = len(event.text) // 2
+        head = msgspec.structs.replace(event, text=event.text[:half])
+        tail = msgspec.structs.replace(event, text=event.text[half:])
+        return [*_frames(head), *_frames(tail)]
+    if isinstance(event, protocol.TurnStart) and event.parts:
+        return _spread(event, limit)
+    if isinstance(event, protocol.TurnEnd):
+        return [_fitting(event, limit)]
+    return [encoded]
+
+
+def _fitting(event: protocol.TurnEnd, limit: int) -> bytes:
+    """Without the parts, which a client has; else without the data, which are in the row; else without both."""
+    bare = msgspec.structs.replace(event.message, parts=None)
+    without_parts = msgspec.structs.replace(event, message=bare)
+    without_data = msgspec.structs.replace(event, data=None)
+    for shorter in (without_parts, without_data):
+        encoded = protocol.encode_event(shorter)
+        if len(encoded) + 32 <= limit:
+            return encoded
+    return protocol.encode_event(msgspec.structs.replace(event, message=bare, data=None))
+
+
+def _spread(event: protocol.TurnStart, limit: int) -> list[bytes]:
+    """`turn_start` with the parts that fit, the rest as `part`, `delta`, `part_end` behind it."""
+    room = limit - len(protocol.encode_event(msgspec.structs.replace(event, parts=[]))) - 64
+    fitting: list[protocol.Part] = []
+    for part in event.parts:
+        room -= len(msgspec.json.encode(part)) + 1
+        if room < 0:
+            break
+        fitting.append(part)
+    frames = [protocol.encode_event(msgspec.structs.replace(event, parts=fitting))]
+    for part in event.parts[len(fitting) :]:
+        frames.extend(frames_of(part_events(event.turn, part)))
+    return frames
+
+
+def part_events(turn: str, part: protocol.Part, *, is_open: bool = False) -> list[protocol.Event]:
+    """A part as the events that show it; an open one lacks its `part_end`."""
+    events: list[protocol.Event] = [
+        protocol.PartStart(
+            turn=turn, part=part.id, kind=part.kind, node=part.node, data=None if part.text else part.data
+        )
+    ]
+    if part.text:
+        events.append(protocol.Delta(part=part.id, text=part.text))
+    if not is_open:
+        events.append(protocol.PartEnd(part=part.id, data=part.data if part.text else None))
+    return events

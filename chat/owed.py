@@ -1,0 +1,81 @@
+"""What a row owes clients, as events for the log. Reads only; `chat/store.py` marks them told."""
+
+from chat import protocol, shapes
+from chat.models import Chat, Message, Turn
+from chat.orders import Owed, RunOrder
+from chat.states import UNENDED, TurnState
+
+
+def owed_rows(others: set[str], limit: int = 200) -> list[tuple[str, str]]:
+    """(kind, id) of what is owed by this worker, nobody, or one that is dead, buried or not: by none of the others."""
+    turns = Turn.objects.filter(told=False).exclude(owes__in=others).values_list("id", flat=True)[:limit]
+    chats = Chat.objects.filter(told=False).exclude(owes__in=others).values_list("id", flat=True)[:limit]
+    return [("turn", str(id_)) for id_ in turns] + [("chat", str(id_)) for id_ in chats]
+
+
+def owed_event(kind: str, id_: str) -> Owed | None:
+    """What the row owes as it stands now; null where it was told meanwhile."""
+    if kind == "chat":
+        chat = Chat.objects.filter(id=id_, told=False).first()
+        if chat is None:
+            return None
+        return Owed(kind=kind, id=id_, rev=chat.rev, chat=id_, attempt=0, events=[shapes.chat_event(chat)], ends=False)
+    turn = Turn.objects.select_related("version").filter(id=id_, told=False).first()
+    if turn is None:
+        return None
+    return Owed(
+        kind=kind,
+        id=id_,
+        rev=turn.rev,
+        chat=str(turn.chat_id),
+        attempt=turn.attempt,
+        events=_events_owed(turn),
+        ends=turn.state not in UNENDED,
+    )
+
+
+def _events_owed(turn: Turn) -> list[protocol.Event]:
+    """By the row's state. A question or an end comes after the `turn_start` of that state, in one batch."""
+    if turn.state == TurnState.RUNNING:
+        return []
+    message = shapes.message_of(Message.objects.get(id=turn.input))
+    if turn.state == TurnState.QUEUED:
+        return [
+            protocol.MessageEvent(message=message),
+            protocol.TurnQueued(turn=str(turn.id), message=message, place=_place(turn)),
+        ]
+    if turn.state == TurnState.WAITING:
+        question = turn.questions.get(action="")
+        return [turn_start_of(turn, message, turn.parts), shapes.question_of(question)]
+    answer = Message.objects.get(id=turn.answer)
+    return [turn_start_of(turn, message, answer.parts), shapes.turn_end(turn, answer)]
+
+
+def turn_start_of(turn: Turn, message: protocol.Message, parts: list[dict]) -> protocol.TurnStart:
+    return protocol.TurnStart(
+        turn=str(turn.id),
+        message=message,
+        answer=str(turn.answer),
+        attempt=turn.attempt,
+        version=turn.version.number if turn.version else None,
+        skill=turn.skill,
+        parts=shapes.parts_of(parts),
+    )
+
+
+def standing(order: RunOrder) -> tuple[str, list[protocol.Event]] | None:
+    """The turn's state for a writer who was told of a new epoch, and the event that state owes.
+
+    Null where the turn is not this attempt's any more.
+    """
+    turn = Turn.objects.select_related("version").get(id=order.turn)
+    if turn.attempt != order.attempt:
+        return None
+    if turn.state == TurnState.RUNNING:
+        return turn.state, []
+    return turn.state, _events_owed(turn)
+
+
+def _place(turn: Turn) -> int:
+    before = Turn.objects.filter(chat_id=turn.chat_id, state=TurnState.QUEUED, number__lt=turn.number)
+    return before.count() + 1

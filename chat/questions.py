@@ -1,0 +1,64 @@
+"""Whether an answer fits its question: options, a form's schema, or free text. Pure."""
+
+from typing import Any
+
+from flows import schemas
+from streams.errors import WireError
+
+TEXT_CHARS = schemas.TEXT_CHARS
+
+
+def checked(options: list[dict], schema: dict | None, action: str, value: Any) -> tuple[Any, str]:
+    """The value as it is stored, and its label. Raises WireError invalid_answer, with the field of a form."""
+    if action != "accept":
+        return None, ""
+    if options:
+        label = next((option["label"] for option in options if option["id"] == value), None)
+        if label is None:
+            raise WireError("invalid_answer", field="value")
+        return value, label
+    if schema:
+        return _form(schema, value), ""
+    if not isinstance(value, str) or not value.strip() or len(value) > TEXT_CHARS or "\x00" in value:
+        raise WireError("invalid_answer", field="value")
+    return value, value
+
+
+def text_as_answer(options: list[dict], schema: dict | None, text: str) -> tuple[Any, str] | None:
+    """A typed text as the answer: free text, or an option's label or id. Null where the question doesn't take it."""
+    if schema:
+        return None
+    if not options:
+        return text, text
+    wanted = text.strip().casefold()
+    for option in options:
+        if wanted in (option["label"].strip().casefold(), option["id"].casefold()):
+            return option["id"], option["label"]
+    return None
+
+
+def label_of(options: list[dict], value: Any) -> str:
+    named = next((option["label"] for option in options if option["id"] == value), None)
+    if named is not None:
+        return named
+    return value if isinstance(value, str) else ""
+
+
+def checked_params(schema: dict | None, params: dict[str, Any]) -> dict[str, Any]:
+    """A say's `params` by the start node's schema. Raises WireError validation_error with the field."""
+    if not schema:
+        if params:
+            raise WireError("validation_error", field=f"params.{next(iter(params))[:64]}")
+        return {}
+    try:
+        return schemas.validate(schema, params)
+    except schemas.SchemaError as error:
+        raise WireError("validation_error", field=f"params.{next(iter(error.fields))}") from None
+
+
+def _form(schema: dict, value: Any) -> dict[str, Any]:
+    """One object of plain fields; defaults fill what is left out."""
+    try:
+        return schemas.validate(schema, value)
+    except schemas.SchemaError as error:
+        raise WireError("invalid_answer", field=next(iter(error.fields)) or "value") from None

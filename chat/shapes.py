@@ -1,0 +1,117 @@
+"""Rows as the wire shows them. Reads rows that are given, asks the database for nothing."""
+
+from typing import Any
+
+import msgspec
+
+from chat import protocol
+from chat.models import Chat, Message, Question, Step, Turn
+from streams.clock import stamp
+
+
+def user_message_parts(number: int, text: str) -> list[dict[str, Any]]:
+    return [{"id": f"{number}.input#1", "kind": "text", "text": text}]
+
+
+def parts_of(raw: list[dict[str, Any]]) -> list[protocol.Part]:
+    return msgspec.convert(raw, list[protocol.Part])
+
+
+def standing_parts(parts: list[dict], steps: list[Step]) -> list[dict]:
+    """The row's parts and those of later steps, each once, in the order they opened."""
+    known = {part["id"] for part in parts}
+    whole = list(parts)
+    for step in steps:
+        for part in step.parts:
+            if part["id"] not in known:
+                known.add(part["id"])
+                whole.append(part)
+    return whole
+
+
+def message_of(row: Message) -> protocol.Message:
+    return protocol.Message(
+        id=str(row.id),
+        chat=str(row.chat_id),
+        role=row.role,
+        parts=parts_of(row.parts),
+        parent=_text(row.parent),
+        turn=_text(row.turn),
+        status=row.status,
+        client_id=row.client_id or None,
+        feedback=row.feedback,
+        created=stamp(row.created),
+    )
+
+
+def text_of(parts: list[dict[str, Any]] | list[protocol.Part]) -> str:
+    """What a reader would call the text of a message: its text parts, joined."""
+    raw = (part if isinstance(part, dict) else msgspec.to_builtins(part) for part in parts)
+    return "\n\n".join(part["text"] for part in raw if part["kind"] == "text" and part.get("text"))
+
+
+def question_of(row: Question) -> protocol.QuestionEvent:
+    return protocol.QuestionEvent(
+        turn=str(row.turn_id),
+        question=str(row.id),
+        text=row.text,
+        options=row.options,
+        schema=row.schema,
+        secret=row.secret,
+        expires=stamp(row.expires),
+    )
+
+
+def question_part(row: Question) -> dict[str, Any]:
+    """The part of the answer that shows a question, and once it is answered, the answer."""
+    data: dict[str, Any] = {
+        "question": str(row.id),
+        "text": row.text,
+        "options": row.options,
+        "schema": row.schema,
+    }
+    if row.action:
+        data |= {
+            "action": row.action,
+            "label": "" if row.secret else row.label,
+            "by": _text(row.answered_by_id),
+        }
+        if not row.secret:
+            data["value"] = row.value
+    return {
+        "id": row.part,
+        "kind": "question",
+        "data": data,
+        "node": row.part.split(".", 1)[1].split("#", 1)[0],
+    }
+
+
+def chat_event(row: Chat) -> protocol.ChatEvent:
+    return protocol.ChatEvent(rev=row.rev, title=row.title, head=_text(row.head), deleted=row.deleted)
+
+
+def chat_item(row: Chat, state: str | None) -> dict[str, Any]:
+    """A chat as lists show it. `state`: of its running or waiting turn, else null."""
+    return {
+        "id": str(row.id),
+        "title": row.title,
+        "head": _text(row.head),
+        "pinned": row.pinned,
+        "deleted": row.deleted,
+        "state": state,
+    }
+
+
+def turn_end(turn: Turn, message: Message) -> protocol.TurnEnd:
+    return protocol.TurnEnd(
+        turn=str(turn.id),
+        status=turn.state,
+        message=message_of(message),
+        data=turn.data,
+        usage=None if turn.usage is None else msgspec.convert(turn.usage, protocol.Usage),
+        error=None if turn.error is None else msgspec.convert(turn.error, protocol.Fault),
+    )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

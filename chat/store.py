@@ -1,0 +1,885 @@
+"""Every transaction on chats and turns: one function each, called through `streams.database.write`.
+
+The database is the arbiter. What begins, ends, stops, asks or answers locks the chat's row first and reads
+`deleted` under it; one function ends a turn, whoever calls it. What clients must hear of it is owed by the row.
+"""
+
+import hashlib
+import uuid
+from collections import defaultdict
+from datetime import datetime, timedelta
+from types import EllipsisType
+from typing import Any
+
+import msgspec
+from django.conf import settings
+from django.db import IntegrityError, OperationalError, connection, transaction
+
+from accounts import locale as languages
+from chat import protocol, questions, reads, shapes
+from chat.models import Chat, Command, Message, Question, Step, Turn
+from chat.orders import Asked, Begin, Kept, Outcome, PendingStep, RunOrder
+from chat.states import ACTIVE, UNENDED, TurnState, can_move
+from flows.models import Flow, FlowVersion
+from streams.clock import stamp
+from streams.database import now as database_now
+from streams.errors import WireError
+from streams.prepared import Select, insert, update
+
+TITLE_CHARS = 60
+TOLD_AT_ONCE = 500
+
+# On the way of every message: compiled once. What a flow's row weighs (draft, graph) is left where it is.
+_LIGHT = ("flow__draft", "flow__published__graph")
+_CHAT = Select(
+    lambda id: (
+        Chat.objects.select_for_update(of=("self",)).select_related("flow__published").defer(*_LIGHT).filter(id=id)
+    ),
+    uuid.UUID,
+)
+_FLOW = Select(
+    lambda id: Flow.objects.select_related("published").defer("draft", "published__graph").filter(id=id), uuid.UUID
+)
+_TURN = Select(lambda id: Turn.objects.filter(id=id), uuid.UUID)
+_UNENDED = Select(
+    lambda chat: Turn.objects.filter(chat_id=chat, state__in=sorted(UNENDED), background=False).order_by("number"),
+    uuid.UUID,
+)
+_QUEUED = Select(
+    lambda chat: (
+        Turn.objects.filter(chat_id=chat, state=TurnState.QUEUED.value)
+        .order_by("number")
+        .select_related("version")
+        .defer("version__graph")
+    ),
+    uuid.UUID,
+)
+_RUNNING_OF = Select(
+    lambda user: Turn.objects.filter(chat__user_id=user, state=TurnState.RUNNING.value).only("id"), int
+)
+_COMMAND = Select(lambda scope, command: Command.objects.filter(scope=scope, command=command), uuid.UUID, str)
+
+
+class Fenced(Exception):
+    """The turn is not this attempt's any more: whoever wrote must fall silent."""
+
+
+# ------------------------------------------------------------------------------------------------ begin
+
+
+def begin_turn(begin: Begin) -> Outcome:
+    """Accept a message: its row, its turn, running or queued. Committed means accepted.
+
+    Raises WireError chat_not_found, message_not_found, flow_offline, turn_running, queue_full, busy, id_conflict.
+    """
+    body_hash = _hash([begin.act, begin.text, begin.params, begin.files, begin.parent, begin.message])
+    chat, is_new = _chat_for(begin)
+    if not is_new and (repeated := _repeat_of(chat.id, begin.command, body_hash)) is not None:
+        return Outcome(reply=repeated)
+    at = database_now()
+    active, queued = (None, []) if is_new else _unended(chat)
+    if active and active.state == TurnState.WAITING and begin.act == "say":
+        answered = _answer_by_say(begin, chat, active, at, body_hash)
+        if answered:
+            return answered
+    version = _version_for(begin, chat)
+    policy = chat.flow.double_text if chat.flow else Flow.DoubleText.QUEUE
+    if active or queued:
+        _admit_behind(policy, active, queued)
+    elif not _has_room(begin.user):
+        raise WireError("busy", retry_after=1)
+
+    outcome = Outcome()
+    message = _input_of(begin, chat, active, queued, at, policy)
+    turn = _new_turn(begin, chat, message, version, at)
+    chat.last_number, chat.last_turn_at = turn.number, at
+    chat.locale = chat.locale or begin.locale
+    if begin.text and not chat.title:
+        chat.title = _title(begin.text)
+        chat.rev += 1
+        _owe_chat(chat, begin.worker, outcome)
+    runs_now = not active and not queued
+    if runs_now:
+        _start(turn, chat, message, begin.worker, at)
+    else:
+        _owe(turn, begin.worker, outcome)
+    if is_new:
+        _save_new(chat)
+    if message.turn == turn.id:
+        insert(message)
+    insert(turn)
+    if not runs_now:
+        _make_way(policy, chat, active, queued, begin.worker, at, outcome)
+        turn.refresh_from_db()
+    if not is_new:
+        _save(chat)
+
+    outcome.reply = {
+        "message": str(message.id),
+        "turn": str(turn.id),
+        "answer": str(turn.answer),
+        "queued": turn.state == TurnState.QUEUED,
+    }
+    _keep_command(chat.id, begin.command, body_hash, outcome.reply, at)
+    if runs_now and begin.worker:
+        outcome.run = _order(turn, chat, message)
+        if outcome.owes_chat:  # the run tells it along with its own events
+            outcome.run = msgspec.structs.replace(outcome.run, titled=shapes.chat_event(chat))
+            outcome.owes_chat = False
+    _list(chat, TurnState.RUNNING if runs_now else _active_state(chat), outcome)
+    return outcome
+
+
+def _chat_for(begin: Begin) -> tuple[Chat, bool]:
+    """The chat's row, locked; made, not yet saved, by the first say. Another user's or flow's chat is not found."""
+    chat = _lock(begin.chat)
+    if chat is None and begin.act == "say":
+        flow = _FLOW.one(uuid.UUID(begin.flow))
+        if flow is None:
+            raise WireError("flow_not_found")
+        fresh = Chat(
+            id=uuid.UUID(begin.chat),
+            kind=begin.kind,
+            user_id=begin.user,
+            flow=flow,
+            graph=begin.graph if begin.kind == Chat.Kind.DEBUG else None,
+            locale=begin.locale,
+        )
+        return fresh, True
+    if chat is None or chat.deleted or chat.user_id != begin.user or str(chat.flow_id) != begin.flow:
+        raise WireError("chat_not_found")
+    return chat, False
+
+
+def _save_new(chat: Chat) -> None:
+    """Raises OperationalError where another socket's first say was quicker: the bridge then repeats the whole."""
+    if connection.vendor == "sqlite":  # its transactions exclude each other
+        insert(chat)
+        return
+    try:
+        with transaction.atomic():
+            insert(chat)
+    except IntegrityError as error:
+        raise OperationalError("the chat was made meanwhile") from error
+
+
+def _unended(chat: Chat) -> tuple[Turn | None, list[Turn]]:
+    """The running or waiting turn, and the queued ones in their order."""
+    turns = _UNENDED.all(chat.id)
+    active = next((turn for turn in turns if turn.state in ACTIVE), None)
+    return active, [turn for turn in turns if turn.state == TurnState.QUEUED]
+
+
+def _new_turn(begin: Begin, chat: Chat, message: Message, version: FlowVersion | None, at: datetime) -> Turn:
+    """The turn, queued as yet; a fresh message becomes its own."""
+    turn = Turn(
+        chat=chat,
+        number=chat.last_number + 1,
+        input=message.id,
+        version=version,
+        skill=begin.skill,
+        params=begin.params if begin.act == "say" else _params_beside(begin, chat),
+        inputs={"user": {"id": str(begin.user), "name": begin.user_name}, "locale": chat.locale or begin.locale},
+        created=at,
+    )
+    if message.turn is None:
+        message.turn = turn.id
+        message.parts = shapes.user_message_parts(turn.number, begin.text)
+    return turn
+
+
+def _params_beside(begin: Begin, chat: Chat) -> dict[str, Any]:
+    """What came with the message that is answered or said anew."""
+    turn = _message(chat, begin.message).turn
+    return chat.turns.values_list("params", flat=True).get(id=turn) if turn else {}
+
+
+def _version_for(begin: Begin, chat: Chat) -> FlowVersion | None:
+    """What the turn will run. Raises WireError flow_offline."""
+    if begin.version:
+        return FlowVersion.objects.filter(id=begin.version, flow_id=chat.flow_id).first()
+    if chat.kind == Chat.Kind.DEBUG:
+        return None
+    flow = chat.flow
+    if flow is None or flow.deleted or flow.status != Flow.Status.ONLINE or flow.published_id is None:
+        raise WireError("flow_offline")
+    return flow.published
+
+
+def _has_room(user: int) -> bool:
+    return len(_RUNNING_OF.all(user)) < settings.HEADRACE.turns_per_user
+
+
+def _admit_behind(policy: str, active: Turn | None, queued: list[Turn]) -> None:
+    if policy == Flow.DoubleText.REJECT:
+        raise WireError("turn_running")
+    makes_room = 1 if active and active.state == TurnState.WAITING else 0
+    if policy == Flow.DoubleText.QUEUE and len(queued) - makes_room >= settings.HEADRACE.queue_length:
+        raise WireError("queue_full", retry_after=5)
+
+
+def _input_of(begin: Begin, chat: Chat, active: Turn | None, queued: list[Turn], at: datetime, policy: str) -> Message:
+    """The user's message that the turn answers; a new one has no turn as yet."""
+    if begin.act == "regenerate":
+        target = _message(chat, begin.message)
+        if target.role == Message.Role.ASSISTANT:
+            target = _message(chat, target.parent)
+        if target.role != Message.Role.USER:
+            raise WireError("message_not_found")
+        return target
+    if begin.act == "edit":
+        parent = _message(chat, begin.message, role=Message.Role.USER).parent
+    elif begin.parent:
+        parent = _parent(chat, begin.parent)
+    elif queued and policy != Flow.DoubleText.INTERRUPT:
+        parent = queued[-1].answer
+    else:
+        parent = active.answer if active else chat.head
+    return Message(chat=chat, parent=parent, role=Message.Role.USER, client_id=begin.command, created=at)
+
+
+def _message(chat: Chat, message: Any, role: str | None = None) -> Message:
+    row = chat.messages.filter(id=message).first() if message else None
+    if row is None or (role and row.role != role):
+        raise WireError("message_not_found")
+    return row
+
+
+def _parent(chat: Chat, parent: str) -> uuid.UUID:
+    """A message of the chat, or the answer to be of one of its turns."""
+    found = chat.messages.filter(id=parent).exists() or chat.turns.filter(answer=parent).exists()
+    if not found:
+        raise WireError("message_not_found")
+    return uuid.UUID(parent)
+
+
+def _make_way(
+    policy: str,
+    chat: Chat,
+    active: Turn | None,
+    queued: list[Turn],
+    worker: str | None,
+    at: datetime,
+    outcome: Outcome,
+) -> None:
+    """What stands before a new turn: a waiting one ends; `interrupt` ends the queue and stops the running one."""
+    if policy == Flow.DoubleText.INTERRUPT:
+        for other in queued:
+            _end(other, chat, TurnState.STOPPED, at, worker, outcome, promotes=False)
+        if active and active.state == TurnState.RUNNING:
+            _mark_stop(active, at, outcome)
+    if active and active.state == TurnState.WAITING:
+        _end(active, chat, TurnState.STOPPED, at, worker, outcome, parts=active.parts)
+    elif active is None:
+        _promote(chat, worker, at, outcome)
+
+
+def _start(turn: Turn, chat: Chat, message: Message, worker: str | None, at: datetime) -> None:
+    """The turn's first run: attempt 1, the world as it is now, the head on what is being answered."""
+    _move(turn, TurnState.RUNNING)
+    turn.worker = _uuid(worker)
+    turn.attempt = 1
+    turn.running_at = at
+    turn.inputs = turn.inputs | {"now": stamp(at), "vars": chat.vars}
+    turn.told = True
+    turn.rev += 1
+    is_regenerated = message.turn != turn.id
+    chat.head = turn.answer if is_regenerated else message.id
+
+
+def _promote(chat: Chat, worker: str | None, at: datetime, outcome: Outcome) -> None:
+    """The next queued turn becomes the running one; those behind it hear their new place."""
+    queued = _QUEUED.all(chat.id)
+    if not queued or chat.deleted:
+        return
+    outcome.has_next = True
+    turn, *rest = queued
+    message = chat.messages.get(id=turn.input)
+    _start(turn, chat, message, worker, at)
+    _save_turn(turn)
+    outcome.owed = [owed for owed in outcome.owed if owed != str(turn.id)]
+    if worker:
+        outcome.run = _order(turn, chat, message)
+    for other in rest:
+        _owe(other, worker, outcome)
+        other.save(update_fields=["owes", "told", "rev"])
+
+
+# ------------------------------------------------------------------------------------------- ask, answer
+
+
+def ask(
+    order: RunOrder, asked: Asked, parts: list[dict], steps: list[PendingStep], usage: dict | None
+) -> tuple[Question | None, Outcome]:
+    """The turn waits. No question where it was told to stop meanwhile: then it has ended. Raises Fenced."""
+    chat, turn = _own(order)
+    at = database_now()
+    _save_steps(turn, steps)
+    turn.usage = usage
+    outcome = Outcome()
+    if turn.stop_at or chat.deleted:
+        _end(turn, chat, TurnState.STOPPED, at, str(turn.worker), outcome, parts=parts)
+        _save(chat)
+        _list(chat, _active_state(chat), outcome)
+        return None, outcome
+    question = Question(
+        turn=turn,
+        key=asked.key,
+        part=asked.part,
+        text=asked.text,
+        options=asked.options,
+        schema=asked.schema,
+        secret=asked.secret,
+        expires=at + timedelta(seconds=asked.expires_s),
+        default=asked.default,
+        on_expiry=asked.on_expiry,
+    )
+    insert(question)
+    _move(turn, TurnState.WAITING)
+    turn.parts = [*parts, shapes.question_part(question)]
+    turn.ran_ms += _ms(at - turn.running_at)
+    owes, turn.worker = turn.worker, None
+    turn.owes, turn.told, turn.rev = owes, False, turn.rev + 1
+    _save_turn(turn)
+    _list(chat, TurnState.WAITING, outcome)
+    return question, outcome
+
+
+def answer(
+    chat_id: str, user: int, command: str, question_id: str, action: str, value: Any, worker: str | None
+) -> Outcome:
+    """The first answer wins and the turn runs on.
+
+    Raises WireError chat_not_found, question_not_found, question_closed, question_expired, invalid_answer, id_conflict.
+    """
+    chat = _lock(chat_id)
+    if chat is None or chat.deleted or chat.user_id != user:
+        raise WireError("chat_not_found")
+    body_hash = _hash(["answer", question_id, action, value])
+    repeated = _repeat_of(chat.id, command, body_hash)
+    if repeated is not None:
+        return Outcome(reply=repeated)
+    question = Question.objects.select_related("turn").filter(id=question_id, turn__chat=chat).first()
+    if question is None:
+        raise WireError("question_not_found")
+    if question.action == "expire":
+        raise WireError("question_expired")
+    if question.action or question.turn.state != TurnState.WAITING:
+        raise WireError("question_closed")
+    at = database_now()
+    if question.expires <= at:
+        raise WireError("question_expired")
+    value, label = questions.checked(question.options, question.schema, action, value)
+    outcome = _answered(chat, question, action, value, label, user, worker, at)
+    outcome.reply = {"question": str(question.id), "turn": str(question.turn_id)}
+    _keep_command(chat.id, command, body_hash, outcome.reply, at)
+    return outcome
+
+
+def _answer_by_say(begin: Begin, chat: Chat, turn: Turn, at: datetime, body_hash: str) -> Outcome | None:
+    """A plain say that the open question takes is its answer, and no message is stored."""
+    if begin.parent or begin.params or begin.files:
+        return None
+    question = turn.questions.filter(action="").first()
+    if question is None or question.expires <= at:
+        return None
+    match = questions.text_as_answer(question.options, question.schema, begin.text)
+    if match is None:
+        return None
+    question.turn = turn
+    outcome = _answered(chat, question, "accept", match[0], match[1], begin.user, begin.worker, at)
+    outcome.reply = {"question": str(question.id), "turn": str(turn.id)}
+    _keep_command(chat.id, begin.command, body_hash, outcome.reply, at)
+    return outcome
+
+
+def _answered(
+    chat: Chat,
+    question: Question,
+    action: str,
+    value: Any,
+    label: str,
+    user: int | None,
+    worker: str | None,
+    at: datetime,
+) -> Outcome:
+    question.action, question.value, question.label = action, value, label
+    question.answered_by_id, question.answered_at = user, at
+    question.save()
+    turn = question.turn
+    turn.parts = [shapes.question_part(question) if part["id"] == question.part else part for part in turn.parts]
+    _move(turn, TurnState.RUNNING)
+    turn.worker = _uuid(worker)
+    turn.attempt += 1
+    turn.running_at = at
+    turn.told = True
+    turn.rev += 1
+    _save_turn(turn)
+    outcome = Outcome()
+    _list(chat, TurnState.RUNNING, outcome)
+    if worker:
+        told = protocol.Answered(
+            turn=str(turn.id),
+            question=str(question.id),
+            action=action,
+            value=None if question.secret else value,
+            by=None if user is None else str(user),
+        )
+        message = chat.messages.get(id=turn.input)
+        outcome.run = msgspec.structs.replace(_order(turn, chat, message), answered=told)
+    return outcome
+
+
+def expire(chat_id: str, question_id: str, worker: str | None) -> Outcome:
+    """Nobody answered: the default is the answer, or the branch `expired` is taken, or the turn ends."""
+    chat = _lock(chat_id)
+    question = Question.objects.select_related("turn").get(id=question_id)
+    if chat is None or question.action or question.turn.state != TurnState.WAITING:
+        return Outcome()
+    at = database_now()
+    if question.on_expiry == Question.OnExpiry.DEFAULT:
+        label = questions.label_of(question.options, question.default)
+        return _answered(chat, question, "accept", question.default, label, None, worker, at)
+    if question.on_expiry == Question.OnExpiry.BRANCH:
+        return _answered(chat, question, "expire", None, "", None, worker, at)
+    question.action = "expire"
+    question.save()
+    outcome = Outcome()
+    turn = question.turn
+    turn.error = _fault("question_expired", chat.locale)
+    _end(turn, chat, TurnState.ERROR, at, worker, outcome, parts=turn.parts)
+    _save(chat)
+    _list(chat, _active_state(chat), outcome)
+    return outcome
+
+
+# -------------------------------------------------------------------------------------- a run's own writes
+
+
+def keep_steps(order: RunOrder, steps: list[PendingStep], usage: dict | None) -> None:
+    """Raises Fenced."""
+    _, turn = _own(order)
+    _save_steps(turn, steps)
+    Turn.objects.filter(id=turn.id, attempt=order.attempt).update(usage=usage)
+
+
+def release(order: RunOrder, parts: list[dict], steps: list[PendingStep], usage: dict | None) -> None:
+    """The run gives its turn back, whole parts kept; a sweep takes it. Raises Fenced."""
+    _, turn = _own(order)
+    _save_steps(turn, steps)
+    turn.ran_ms += _ms(database_now() - turn.running_at)
+    turn.worker, turn.parts, turn.usage = None, parts, usage
+    _save_turn(turn)
+
+
+def finish(
+    order: RunOrder,
+    state: str,
+    parts: list[dict],
+    *,
+    data: Any = None,
+    usage: dict | None = None,
+    error: dict | None = None,
+    new_vars: dict | None = None,
+    next_worker: str | None = None,
+) -> tuple[protocol.TurnEnd, Outcome, int]:
+    """The end of a run: its `turn_end`, what follows, and the row's rev. Raises Fenced.
+
+    A finish whose reply was lost finds its own end and answers the same again.
+    """
+    chat = _lock(order.chat)
+    turn = _TURN.one(uuid.UUID(order.turn))
+    outcome = Outcome()
+    if turn.attempt != order.attempt or turn.state not in (TurnState.RUNNING, state):
+        raise Fenced
+    if turn.state == TurnState.RUNNING:
+        turn.data, turn.usage, turn.error = data, usage, error
+        if new_vars is not None and state == TurnState.DONE:
+            chat.vars = new_vars
+        # The run tells its own end, so the row owes it to this worker until that append is confirmed.
+        owner = str(turn.worker) if turn.worker else None
+        message = _end(turn, chat, state, database_now(), owner, outcome, parts=parts, next_worker=next_worker)
+        _save(chat)
+        _list(chat, TurnState.RUNNING if outcome.has_next else None, outcome)
+    else:
+        message = Message.objects.get(id=turn.answer)
+    outcome.owed = [owed for owed in outcome.owed if owed != order.turn]
+    return shapes.turn_end(turn, message), outcome, turn.rev
+
+
+def _end(
+    turn: Turn,
+    chat: Chat,
+    state: str,
+    at: datetime,
+    worker: str | None,
+    outcome: Outcome,
+    *,
+    parts: list[dict] | None = None,
+    promotes: bool = True,
+    next_worker: str | None | EllipsisType = ...,
+) -> Message:
+    """The one end of a turn: state, stored answer, head, what is owed, and the next queued one.
+
+    `worker` owes the event, and runs the next turn too unless `next_worker` says who does.
+    """
+    has_run = turn.attempt > 0
+    if turn.state == TurnState.WAITING:
+        turn.questions.filter(action="").update(action="cancel")
+    _move(turn, state)
+    turn.ended_at = at
+    turn.worker = None
+    turn.parts = []  # they are the answer's now
+    _owe(turn, worker, outcome)
+    _save_turn(turn)
+    message = Message(
+        id=turn.answer,
+        chat=chat,
+        parent=turn.input,
+        role=Message.Role.ASSISTANT,
+        parts=parts or [],
+        turn=turn.id,
+        status=state,
+        created=at,
+    )
+    insert(message)
+    if has_run:
+        chat.head = turn.answer
+        if promotes:
+            _promote(chat, worker if next_worker is ... else next_worker, at, outcome)
+    return message
+
+
+# ---------------------------------------------------------------------------------------- stop and delete
+
+
+def stop(chat_id: str, user: int, command: str, turn_id: str | None, worker: str | None) -> Outcome:
+    """End a queued or waiting turn, or tell the running one. Raises WireError turn_not_running, turn_not_found."""
+    chat = _lock(chat_id)
+    if chat is None or chat.deleted or chat.user_id != user:
+        raise WireError("chat_not_found")
+    body_hash = _hash(["stop", turn_id])
+    repeated = _repeat_of(chat.id, command, body_hash)
+    if repeated is not None:
+        return Outcome(reply=repeated)
+    if turn_id:
+        turn = chat.turns.filter(id=turn_id).first()
+    else:
+        turn = chat.turns.filter(state__in=ACTIVE, background=False).first()
+    if turn is None or turn.state not in UNENDED:
+        raise WireError("turn_not_running")
+    at = database_now()
+    outcome = Outcome(reply={"turn": str(turn.id)})
+    if turn.state == TurnState.RUNNING:
+        _mark_stop(turn, at, outcome)
+    else:
+        was_queued = turn.state == TurnState.QUEUED
+        _end(turn, chat, TurnState.STOPPED, at, worker, outcome, parts=turn.parts)
+        if was_queued:
+            for other in chat.turns.filter(state=TurnState.QUEUED, number__gt=turn.number):
+                _owe(other, worker, outcome)
+                other.save(update_fields=["owes", "told", "rev"])
+        _save(chat)
+    _keep_command(chat.id, command, body_hash, outcome.reply, at)
+    _list(chat, _active_state(chat), outcome)
+    return outcome
+
+
+def delete_chat(chat_id: str, user: int, worker: str | None) -> Outcome:
+    """Soft and for ever: a resent say must not open it anew. Its turns end."""
+    chat = _lock(chat_id)
+    if chat is None or chat.deleted or chat.user_id != user:
+        raise WireError("not_found")
+    outcome = Outcome()
+    chat.deleted = True
+    chat.rev += 1
+    _owe_chat(chat, worker, outcome)
+    _end_all(chat, worker, outcome)
+    _save(chat)
+    _list(chat, None, outcome)
+    return outcome
+
+
+def end_turns_of_flow(flow_id: str, worker: str | None, limit: int = 50) -> list[tuple[str, Outcome]]:
+    """A deleted flow's unended turns end or are told to stop. At most `limit` chats; call until none comes."""
+    chats = (
+        Turn.objects.filter(chat__flow_id=flow_id, chat__flow__deleted=True, state__in=UNENDED, stop_at=None)
+        .values_list("chat_id", flat=True)
+        .distinct()[:limit]
+    )
+    outcomes = []
+    for chat_id in list(chats):
+        chat = _lock(str(chat_id))
+        outcome = Outcome()
+        _end_all(chat, worker, outcome)
+        _save(chat)
+        outcomes.append((str(chat_id), outcome))
+    return outcomes
+
+
+def _end_all(chat: Chat, worker: str | None, outcome: Outcome) -> None:
+    at = database_now()
+    for turn in chat.turns.filter(state__in=UNENDED).order_by("-number"):
+        if turn.state == TurnState.RUNNING:
+            _mark_stop(turn, at, outcome)
+        else:
+            _end(turn, chat, TurnState.STOPPED, at, worker, outcome, parts=turn.parts, promotes=False)
+
+
+def _mark_stop(turn: Turn, at: datetime, outcome: Outcome) -> None:
+    Turn.objects.filter(id=turn.id, stop_at=None).update(stop_at=at)
+    outcome.stops.append(str(turn.id))
+
+
+# ------------------------------------------------------------------------------------------ chats by REST
+
+
+def create_chat(user: int, flow_id: str, title: str) -> Chat:
+    flow = Flow.objects.filter(id=flow_id, deleted=False).first()
+    if flow is None:
+        raise WireError("flow_not_found")
+    if flow.status != Flow.Status.ONLINE:
+        raise WireError("flow_offline")
+    return Chat.objects.create(user_id=user, flow=flow, title=title, rev=1 if title else 0)
+
+
+def patch_chat(
+    chat_id: str,
+    user: int,
+    *,
+    title: str | None = None,
+    head: str | None = None,
+    pinned: bool | None = None,
+    worker: str | None = None,
+) -> Outcome:
+    """Raises WireError not_found, message_not_found."""
+    chat = _lock(chat_id)
+    if chat is None or chat.deleted or chat.user_id != user:
+        raise WireError("not_found")
+    outcome = Outcome()
+    if head is not None:
+        chat.head = _message(chat, head).id
+    if title is not None:
+        chat.title = title
+    if pinned is not None:
+        chat.pinned = pinned
+    chat.rev += 1
+    _owe_chat(chat, worker, outcome)
+    _save(chat)
+    _list(chat, _active_state(chat), outcome)
+    return outcome
+
+
+# ------------------------------------------------------------------------------------------------ sweep
+
+
+def claim(turn_id: str, chat_id: str, attempt: int, seen_worker: str | None, worker: str, is_lost: bool) -> Outcome:
+    """Take a running turn that nobody runs, by compare-and-set on what the sweep saw."""
+    chat = _lock(chat_id)
+    turn = Turn.objects.select_related("version").get(id=turn_id)
+    if turn.state != TurnState.RUNNING or turn.attempt != attempt or turn.worker != _uuid(seen_worker):
+        return Outcome()
+    at = database_now()
+    turn.attempt += 1
+    if is_lost:  # a released turn's time was counted when it was given back
+        turn.takeovers += 1
+        turn.ran_ms += _ms(at - turn.running_at)
+    turn.worker = uuid.UUID(worker)
+    turn.running_at = at
+    if "now" not in turn.inputs:
+        turn.inputs = turn.inputs | {"now": stamp(at), "vars": chat.vars}
+    _save_turn(turn)
+    fate = None
+    if turn.stop_at or chat.deleted:
+        fate = "stopped"
+    elif turn.takeovers > settings.HEADRACE.max_takeovers:
+        fate = "worker_lost"
+    message = chat.messages.get(id=turn.input)
+    order = _order(turn, chat, message)
+    return Outcome(run=msgspec.structs.replace(order, fate=fate, is_resumed=True))
+
+
+def purge(chat_id: str) -> bool:
+    """A debug or call chat past its day loses its contents; its row stays, deleted. False: it is in use again."""
+    chat = _lock(chat_id)
+    if chat is None or chat.deleted or not reads.is_past(chat) or chat.turns.filter(state__in=UNENDED).exists():
+        return False
+    chat.turns.all().delete()
+    chat.messages.all().delete()
+    chat.deleted, chat.graph, chat.vars, chat.title, chat.head = True, None, {}, "", None
+    chat.rev += 1
+    chat.owes, chat.told = None, False
+    chat.save()
+    return True
+
+
+def forget_commands() -> None:
+    """Older than a week: who repeats one after that does it anew."""
+    kept = timedelta(days=settings.HEADRACE.command_kept_days)
+    Command.objects.filter(created__lt=database_now() - kept).delete()
+
+
+def mark_told(rows: list[tuple[str, str, int]]) -> None:
+    """(kind, id, rev) of appended events. A row that owes something newer by now keeps owing it."""
+    by_rev: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for kind, id_, rev in rows:
+        by_rev[kind, rev].append(id_)
+    for (kind, rev), ids in by_rev.items():
+        model = Turn if kind == "turn" else Chat
+        for start in range(0, len(ids), TOLD_AT_ONCE):
+            model.objects.filter(id__in=ids[start : start + TOLD_AT_ONCE], rev=rev).update(told=True)
+
+
+# ------------------------------------------------------------------------------------------------ parts
+
+
+def _order(turn: Turn, chat: Chat, message: Message) -> RunOrder:
+    version = turn.version
+    is_first = turn.attempt == 1
+    steps = [] if is_first else list(turn.steps.order_by("id"))
+    asked = [] if is_first else list(turn.questions.exclude(action=""))
+    return RunOrder(
+        turn=str(turn.id),
+        chat=str(chat.id),
+        number=turn.number,
+        attempt=turn.attempt,
+        answer=str(turn.answer),
+        message=shapes.message_of(message),
+        version_id=None if version is None else str(version.id),
+        version=None if version is None else version.number,
+        skill=turn.skill,
+        params=turn.params,
+        inputs=turn.inputs,
+        flow_id=str(chat.flow_id) if chat.flow_id else "",
+        flow_slug=chat.flow.slug if chat.flow else "",
+        flow_name=chat.flow.name if chat.flow else "",
+        graph=chat.graph if version is None else None,
+        checksum="" if version is None else version.checksum,
+        chat_kind=chat.kind,
+        parts=shapes.standing_parts(turn.parts, steps),
+        kept={step.key: Kept(step.kind, step.arguments_hash, step.value) for step in steps},
+        answers={row.key: {"action": row.action, "value": row.value, "label": row.label} for row in asked},
+        ran_ms=turn.ran_ms,
+        usage=turn.usage,
+        is_resumed=not is_first,
+    )
+
+
+def _own(order: RunOrder) -> tuple[Chat, Turn]:
+    """The chat, locked, and the turn if it is still this attempt's. Raises Fenced."""
+    chat = _lock(order.chat)
+    turn = _TURN.one(uuid.UUID(order.turn))
+    if chat is None or turn.state != TurnState.RUNNING or turn.attempt != order.attempt:
+        raise Fenced
+    return chat, turn
+
+
+def _save_steps(turn: Turn, steps: list[PendingStep]) -> None:
+    Step.objects.bulk_create(
+        [
+            Step(
+                turn=turn,
+                key=step.key,
+                kind=step.kind,
+                arguments_hash=step.arguments_hash,
+                value=step.value,
+                parts=step.parts,
+            )
+            for step in steps
+        ],
+        ignore_conflicts=True,  # a write whose reply was lost is made again
+    )
+
+
+def _list(chat: Chat, state: str | None, outcome: Outcome) -> None:
+    """What the user's lists show of it now; debug and call chats are in none."""
+    if chat.kind == Chat.Kind.CHAT:
+        outcome.listed = (chat.user_id, shapes.chat_item(chat, state))
+
+
+def _active_state(chat: Chat) -> str | None:
+    return chat.turns.filter(state__in=ACTIVE, background=False).values_list("state", flat=True).first()
+
+
+def _owe(turn: Turn, worker: str | None, outcome: Outcome) -> None:
+    turn.owes, turn.told, turn.rev = _uuid(worker), False, turn.rev + 1
+    if str(turn.id) not in outcome.owed:
+        outcome.owed.append(str(turn.id))
+
+
+def _owe_chat(chat: Chat, worker: str | None, outcome: Outcome) -> None:
+    chat.owes, chat.told = _uuid(worker), False
+    outcome.owes_chat = True
+
+
+def _move(turn: Turn, state: str) -> None:
+    before = TurnState(turn.state)
+    if not can_move(before, TurnState(state)):
+        raise ValueError(f"a turn cannot move from {before} to {state}")
+    turn.state = TurnState(state).value
+
+
+def _lock(chat_id: str) -> Chat | None:
+    return _CHAT.one(uuid.UUID(chat_id))
+
+
+def _save(chat: Chat) -> None:
+    update(
+        chat,
+        "rev",
+        "owes",
+        "told",
+        "title",
+        "head",
+        "pinned",
+        "vars",
+        "locale",
+        "deleted",
+        "last_turn_at",
+        "last_number",
+    )
+
+
+def _save_turn(turn: Turn) -> None:
+    update(
+        turn,
+        "rev", "owes", "told", "inputs", "state", "worker", "attempt", "takeovers", "parts", "usage", "data", "error",
+        "running_at", "ran_ms", "ended_at",
+    )  # fmt: skip
+
+
+def _repeat_of(scope: uuid.UUID, command: str, body_hash: str) -> dict[str, Any] | None:
+    """The reply of the same command done before. Raises WireError id_conflict."""
+    row = _COMMAND.one(scope, command)
+    if row is None:
+        return None
+    if row.body_hash != body_hash:
+        raise WireError("id_conflict")
+    return row.reply
+
+
+def _keep_command(scope: uuid.UUID, command: str, body_hash: str, reply: dict, at: datetime) -> None:
+    insert(Command(scope=scope, command=command, body_hash=body_hash, reply=reply, created=at))
+
+
+def _hash(body: Any) -> str:
+    canonical = msgspec.json.encode(body, order="deterministic")
+    return hashlib.sha256(canonical).hexdigest()
+
+
+def _title(text: str) -> str:
+    return " ".join(text.split())[:TITLE_CHARS]
+
+
+def _fault(code: str, locale: str) -> dict[str, Any]:
+    """As it is stored, in the chat's language."""
+    error = WireError(code)
+    return {"code": code, "text": languages.sentence(error, locale), "retryable": error.entry.is_retryable}
+
+
+def _uuid(value: str | None) -> uuid.UUID | None:
+    return None if value is None else uuid.UUID(value)
+
+
+def _ms(span: timedelta) -> int:
+    return max(0, int(span.total_seconds() * 1000))

@@ -1,0 +1,96 @@
+"""The ASGI application: pages to Django, sockets to the consumer, start and end to ChatManager.
+
+Handshakes that are refused by HTTP are refused here, before the consumer: unknown path 404, unknown subprotocol 400,
+foreign Origin 403. Where the server can only say 403, it says 403. Everything else is the consumer's to answer.
+"""
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+django_application = get_asgi_application()
+
+# Models are there only now.
+import structlog  # noqa: E402
+from django.conf import settings  # noqa: E402
+
+from accounts.tokens import credential_of  # noqa: E402
+from chat import manager  # noqa: E402
+from chat.admission import subprotocol  # noqa: E402
+from chat.consumer import ChatConsumer  # noqa: E402
+from config.origins import is_allowed  # noqa: E402
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+SOCKET_PATHS = ("/chat/", "/api/v1/chat/")
+BEARER = "bearer."
+
+log = structlog.get_logger("headrace.asgi")
+consumer = ChatConsumer.as_asgi()
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        await manager.start()  # idempotent; where there is no lifespan (Daphne) this is the start
+        await django_application(scope, receive, send)
+    elif scope["type"] == "websocket":
+        await _serve_socket(scope, receive, send)
+    elif scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+    else:
+        raise ValueError(f"unknown scope {scope['type']!r}")
+
+
+async def _serve_socket(scope: Scope, receive: Receive, send: Send) -> None:
+    status = refusal(scope)
+    if status is None:
+        await manager.start()
+        await consumer(scope, receive, send)
+        return
+    log.info("handshake refused", status=status, path=scope["path"][:200])
+    await receive()  # websocket.connect
+    if "websocket.http.response" in scope.get("extensions", {}):
+        await send({"type": "websocket.http.response.start", "status": status, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b""})
+    else:
+        await send({"type": "websocket.close"})
+
+
+def refusal(scope: Scope) -> int | None:
+    """The HTTP status that refuses this handshake, or None. Pure but for the settings."""
+    if not scope["path"].startswith(SOCKET_PATHS):
+        return 404
+    named = [offered for offered in scope.get("subprotocols", []) if not offered.startswith(BEARER)]
+    if named and subprotocol(named) is None:
+        return 400
+    headers = scope.get("headers", [])
+    origins = [value.decode("latin-1") for name, value in headers if name.lower() == b"origin"]
+    if not origins:
+        return 403 if credential_of(scope).needs_origin else None
+    host = next((value.decode("latin-1") for name, value in headers if name.lower() == b"host"), "")
+    is_secure = settings.TLS or scope.get("scheme") in {"wss", "https"}
+    if len(origins) == 1 and is_allowed(origins[0], host, is_secure, settings.ALLOWED_ORIGINS, settings.ALLOWED_HOSTS):
+        return None
+    return 403
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            try:
+                await manager.start()
+            except Exception as error:
+                log.exception("the chats could not start")
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+            else:
+                await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await manager.stop()
+            await send({"type": "lifespan.shutdown.complete"})
+            return

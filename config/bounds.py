@@ -1,0 +1,87 @@
+"""Every bound of Headrace, by name and unit. `settings.HEADRACE` is the one instance.
+
+Each may be set by an environment variable `HEADRACE_<NAME>`; the defaults are those of the wire contract.
+"""
+
+import msgspec
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    # frames and commands
+    frame_in_bytes: int = 256 * 1024
+    text_chars: int = 32_000
+    json_depth: int = 32
+    commands_per_s: float = 20
+    commands_burst: int = 40
+    acks_per_s: float = 50
+    acks_burst: int = 100
+    refusals_per_minute: int = 200
+    bad_frames_per_minute: int = 10
+    ack_window_bytes: int = 256 * 1024
+    event_bytes: int = 64 * 1024
+    snapshot_bytes: int = 256 * 1024
+    snapshot_messages: int = 50
+    command_kept_days: int = 7
+    # sockets
+    sockets_per_user: int = 20
+    sockets_per_address: int = 200
+    chat_idle_s: float = 3600
+    unsent_bytes: int = 1024 * 1024
+    send_timeout_s: float = 10
+    ping_every_s: float = 20
+    ping_timeout_s: float = 15
+    auth_warning_s: float = 60
+    auth_grace_s: float = 30
+    auth_check_s: float = 4
+    ticket_s: float = 60
+    # turns
+    turns_per_user: int = 5
+    turns_per_worker: int = 500
+    queue_length: int = 5
+    turn_running_s: float = 600
+    handler_end_s: float = 2
+    file_bytes: int = 10 * 1024 * 1024
+    question_s: float = 7 * 86400
+    answer_bytes: int = 1024 * 1024
+    max_takeovers: int = 3
+    stop_poll_s: float = 2
+    debug_chat_kept_s: float = 86400
+    # the event log
+    log_kept_s: int = 3600
+    log_events: int = 500
+    ring_events: int = 512
+    ring_bytes: int = 1024 * 1024
+    tops_every_s: float = 5
+    redis_timeout_s: float = 1
+    pending_events_s: float = 10
+    pending_events_bytes: int = 1024 * 1024
+    pending_tokens: int = 4000
+    # workers
+    beat_s: float = 3
+    dead_after_s: float = 10
+    sweep_s: float = 3
+    counters_every_s: float = 5
+    drain_turns_s: float = 20
+    drain_sockets_s: float = 3
+    # database
+    database_threads: int = 4
+    database_waiting: int = 5000
+    command_hop_s: float = 2
+    # providers
+    provider_connect_s: float = 5
+    provider_first_token_s: float = 30
+    provider_between_tokens_s: float = 20
+    # flows
+    build_lease_s: int = 60
+    build_kept_s: int = 86400
+    graph_bytes: int = 1024 * 1024
+    graph_nodes: int = 500
+    graph_template_tags: int = 5000
+    node_visits: int = 20
+    vars_bytes: int = 64 * 1024
+    history_messages: int = 50
+    template_chars: int = 32_000
+    template_filter_chars: int = 64 * 1024
+    template_output_chars: int = 256 * 1024
+    template_steps: int = 100_000
+    template_work_chars: int = 4_000_000

@@ -1,0 +1,84 @@
+"""Look at everything an installation stands on, and say how each fault is mended."""
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand, CommandError
+from websockets.exceptions import InvalidHandshake, WebSocketException
+from websockets.sync.client import connect
+
+from config import startup
+from config.startup import Fault
+
+SOCKET_S = 5.0
+
+
+class Command(BaseCommand):
+    help = "Checks data directory, secrets, database, migrations, Redis, users and a socket through the server."
+    requires_system_checks: list[str] = []
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        checks: dict[str, Callable[[], None]] = {
+            "data directory": startup.check_data_dir,
+            "secrets": startup.check_secrets,
+            "database": startup.check_database,
+            "migrations": startup.check_migrations,
+            "Redis": startup.check_redis,
+            "users": startup.check_users,
+            "socket": check_socket,
+        }
+        faults = 0
+        broken: set[str] = set()
+        for name, check in checks.items():
+            if name == "migrations" and "database" in broken:
+                continue  # they would only say the same
+            if name in {"users", "socket"} and broken & {"database", "migrations"}:
+                self.stdout.write(f"left  {name}: it needs the database")
+                continue
+            try:
+                check()
+            except Fault as fault:
+                faults += 1
+                broken.add(name)
+                self.stdout.write(f"bad   {name}: {fault}")
+            else:
+                self.stdout.write(f"good  {name}")
+        if faults:
+            raise CommandError(f"{faults} of {len(checks)} are bad.")
+
+
+def check_socket() -> None:
+    """Opens a chat with a flow that cannot be: admission must get as far as to say so, through the whole server."""
+    from accounts.tokens import mint
+
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.HOST, settings.HOST)
+    where = f"ws://{host}:{settings.PORT}"
+    user = get_user_model().objects.filter(is_active=True).order_by("pk").first()
+    if user is None:
+        raise Fault("there is no user to try it with; run: manage.py setup")
+    path = f"/chat/{uuid.uuid4()}?chat_id={uuid.uuid4()}"
+    try:
+        with connect(
+            where + path,
+            additional_headers={"Authorization": f"Bearer {mint(user)}"},
+            compression=None,
+            proxy=None,
+            open_timeout=SOCKET_S,
+            close_timeout=SOCKET_S,
+        ) as socket:
+            frame = str(socket.recv(timeout=SOCKET_S))
+    except ConnectionRefusedError:
+        raise Fault(
+            f"nothing listens on {where}; run: manage.py serve (or set HOST and PORT as the server has them)"
+        ) from None
+    except InvalidHandshake as error:
+        raise Fault(
+            f"{where} does not take sockets ({error}); is it Headrace, and does a proxy pass upgrades?"
+        ) from None
+    except (OSError, TimeoutError, WebSocketException) as error:
+        raise Fault(f"{where} broke off ({error}); the server's log says why") from None
+    if "flow_not_found" not in frame:
+        raise Fault(f"{where} answered {frame[:200]!r}; the server's log says why")

@@ -1,0 +1,284 @@
+"""The server: uvicorn with uvloop, our WebSocket protocol and a shutdown that drains the chats first.
+
+One process serves by itself; with WORKERS above 1 a supervisor holds the listening socket and starts as many
+processes, which share it. (Not SO_REUSEPORT: with it a second server on the same port would start without a word.)
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+import websockets.http11
+from django.conf import settings
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+RESTARTS = 5  # deaths of workers within RESTARTS_WITHIN_S after which the supervisor gives up
+RESTARTS_WITHIN_S = 60.0
+RESTART_AFTER_S = 1.0
+CLOSE_GRACE_S = 2.0  # what a peer has to take the close frame of a pump that gave it up
+HEAD_S = 10.0  # what a client has to send the head of a request, a handshake's too
+HEAD_LINE_BYTES = 64 * 1024  # of a handshake; longer is refused by HTTP, a malformed address below it by an error frame
+GC_THRESHOLDS = (10_000, 20, 50)
+LEAVE_S = 5.0  # what connections and requests have to end after the drain
+BACKLOG = 2048
+MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
+
+websockets.http11.MAX_LINE_LENGTH = HEAD_LINE_BYTES
+log = structlog.get_logger("headrace.serve")
+
+
+class ServeError(Exception):
+    """One sentence for the operator: why there is no server and what to do."""
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's sans-I/O protocol, and a watchdog over a peer that has stopped reading.
+
+    uvicorn alone never frees such a peer: its transport waits to flush, whatever the application does, also after
+    `websocket.close` (docs/decisions/004-server.md). Written against uvicorn 0.54; tests/config holds it to that.
+    """
+
+    _watchdog: asyncio.TimerHandle | None = None
+    _is_over = False  # nothing more will be written: what is not flushed in time never will be
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            # The head of the handshake was refused; uvicorn alone keeps the answer to itself, and the peer waits.
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # The grace lets a peer that is only slow take the close frame of the pump that gives it up.
+        self._abort_after(settings.HEADRACE.send_timeout_s + CLOSE_GRACE_S)
+
+    def resume_writing(self) -> None:
+        if not self._is_over:
+            self._call_off()
+        super().resume_writing()
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self._is_over = True
+        self._abort_after(CLOSE_GRACE_S)
+
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        self._is_over = True
+        waits_for_reply = self.close_timer is not None
+        self._abort_after(CLOSE_GRACE_S + (self.close_timeout if waits_for_reply else 0))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._call_off()
+        super().connection_lost(exc)
+
+    def _abort_after(self, delay_s: float) -> None:
+        """Unless it is to be aborted sooner already."""
+        at = self.loop.time() + delay_s
+        if not self.disconnected and (self._watchdog is None or self._watchdog.when() > at):
+            self._call_off()
+            self._watchdog = self.loop.call_at(at, self.transport.abort)
+
+    def _call_off(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's protocol; a connection that does not get to the end of a request's head is dropped.
+
+    uvicorn alone waits for ever: a few hundred connections that say nothing would hold a few hundred descriptors.
+    """
+
+    _head_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._wait_for_head()
+
+    def on_headers_complete(self) -> None:
+        self._have_head()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._have_head()
+        super().connection_lost(exc)
+
+    def _wait_for_head(self) -> None:
+        if self._head_due is None:
+            self._head_due = self.loop.call_later(HEAD_S, self.transport.abort)
+
+    def _have_head(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; it drains the chats before it closes anything. A second Ctrl-C ends the wait."""
+
+    def __init__(self, config: uvicorn.Config, life: int | None = None) -> None:
+        super().__init__(config)
+        self.life = life  # descriptor of the supervisor's pipe
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        # What was imported lives for ever. A full collection that walks it stops all streams for 114 to 150 ms; 20 to
+        # 65 without it, and it comes less often.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        if self.life is not None:  # ends when the supervisor does, however it does
+            asyncio.get_running_loop().add_reader(self.life, self._supervisor_has_gone)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        from chat import manager
+
+        bounds = settings.HEADRACE
+        drain = asyncio.ensure_future(manager.drain())
+        limit = time.monotonic() + bounds.drain_turns_s + bounds.drain_sockets_s + LEAVE_S
+        while not drain.done() and not self.force_exit and time.monotonic() < limit:
+            await asyncio.wait([drain], timeout=0.1)
+        if not drain.done():
+            drain.cancel()
+        result = (await asyncio.gather(drain, return_exceptions=True))[0]
+        if isinstance(result, Exception):
+            log.error("the drain failed", exc_info=result)
+        await super().shutdown(sockets=sockets)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """As uvicorn's, but the signal is not raised once more at the end: a server that was told to end ends well."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+    def _supervisor_has_gone(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.life)
+        self.should_exit = True
+
+
+def server_config(**options: Any) -> uvicorn.Config:
+    """uvicorn as Headrace wants it."""
+    bounds = settings.HEADRACE
+    return uvicorn.Config(
+        **{
+            "app": "config.asgi:application",
+            "loop": "uvloop",
+            "http": HttpProtocol,
+            "ws": SocketProtocol,
+            "ws_max_size": bounds.frame_in_bytes,
+            "ws_ping_interval": bounds.ping_every_s,
+            "ws_ping_timeout": bounds.ping_timeout_s,
+            "ws_per_message_deflate": False,
+            "interface": "asgi3",
+            "lifespan": "on",
+            "log_config": None,
+            "access_log": False,
+            "server_header": False,
+            "proxy_headers": bool(settings.TRUSTED_PROXIES),
+            "forwarded_allow_ips": settings.TRUSTED_PROXIES,
+            "timeout_graceful_shutdown": int(LEAVE_S),
+            "backlog": BACKLOG,
+            **options,
+        }
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The listening socket. Raises ServeError where the port is taken or the address is not ours."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ServeError(f"HOST {host} is no address of this machine ({error.strerror}); 127.0.0.1 is.") from None
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ServeError(
+            f"Port {port} of {host} cannot be had ({error.strerror}); end what listens there, or set PORT to another."
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+def serve_alone(listener: socket.socket, life: int | None = None) -> int:
+    """Serve in this process until told to end. Returns the exit status."""
+    server = Server(server_config(), life)
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:  # uvicorn's way to say that the start failed; why is in the log
+        return 1
+    return 0 if server.started else 1
+
+
+def supervise(listener: socket.socket, count: int) -> None:
+    """Keep `count` worker processes on `listener` until told to end.
+
+    A worker that dies is replaced, RESTARTS times a minute at most; then raises ServeError. If this process is
+    killed its workers see the end of the life pipe and drain by themselves.
+    """
+    life, held = os.pipe()
+    end: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _frame: end.append(number))
+    deaths: deque[float] = deque()
+    workers = [_start_worker(listener, life) for _ in range(count)]
+    while not end and len(deaths) <= RESTARTS:
+        time.sleep(0.1)
+        for place, worker in enumerate(workers):
+            if worker.poll() is None or end:
+                continue
+            log.error("worker_died", worker_pid=worker.pid, status=worker.returncode)
+            deaths.append(time.monotonic())
+            while deaths[0] < deaths[-1] - RESTARTS_WITHIN_S:
+                deaths.popleft()
+            if len(deaths) > RESTARTS:
+                break
+            time.sleep(RESTART_AFTER_S)
+            workers[place] = _start_worker(listener, life)
+    listener.close()
+    os.close(held)  # the one signal that reaches every worker, one that was just started too
+    _wait_for(workers)
+    os.close(life)
+    if not end:
+        raise ServeError(f"{len(deaths)} workers died within a minute; what they wrote above says why.")
+
+
+def _wait_for(workers: "list[subprocess.Popen[bytes]]") -> None:
+    """Their drains are bounded; who is later than that is killed."""
+    bounds = settings.HEADRACE
+    limit = time.monotonic() + bounds.drain_turns_s + bounds.drain_sockets_s + 3 * LEAVE_S
+    for worker in workers:
+        try:
+            worker.wait(max(0.0, limit - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+
+def _start_worker(listener: socket.socket, life: int) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, str(MANAGE), "serve", "--listener", str(listener.fileno()), "--life", str(life)],
+        pass_fds=(listener.fileno(), life),
+        stdin=subprocess.DEVNULL,
+    )

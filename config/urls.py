@@ -1,0 +1,64 @@
+"""Addresses. Sockets are routed in `config/asgi.py`."""
+
+from django.contrib import admin
+from django.contrib.auth.views import LoginView, LogoutView
+from django.urls import include, path, re_path
+from django.views.decorators.cache import cache_control
+from django.views.i18n import JavaScriptCatalog
+
+from accounts import api as accounts_api
+from chat import api as chat_api
+from chat import views
+from config import errors
+from flows import api as flows_api
+
+api = [
+    path("auth/token/", accounts_api.TokenView.as_view()),
+    path("auth/refresh/", accounts_api.RefreshView.as_view()),
+    path("auth/revoke/", accounts_api.RevokeView.as_view()),
+    path("auth/ticket/", accounts_api.TicketView.as_view()),
+    path("me/", accounts_api.MeView.as_view()),
+    path("flows/", flows_api.FlowsView.as_view()),
+    path("flows/<str:ref>/", flows_api.FlowView.as_view()),
+    path("flows/<str:ref>/check/", flows_api.CheckView.as_view()),
+    path("flows/<str:ref>/build/", flows_api.BuildView.as_view()),
+    path("flows/<str:ref>/publish/", flows_api.PublishView.as_view()),
+    path("flows/<str:ref>/offline/", flows_api.OfflineView.as_view()),
+    path("flows/<str:ref>/versions/", flows_api.VersionsView.as_view()),
+    path("flows/<str:ref>/versions/<str:number>/", flows_api.VersionView.as_view()),
+    path("nodes/", flows_api.NodesView.as_view()),
+    path("providers/", flows_api.ProvidersView.as_view()),
+    path("providers/<str:ref>/", flows_api.ProviderView.as_view()),
+    path("chats/", chat_api.ChatsView.as_view()),
+    path("chats/<str:ref>/", chat_api.ChatView.as_view()),
+    path("chats/<str:ref>/messages/", chat_api.MessagesView.as_view()),
+    path("chats/<str:ref>/turns/", chat_api.TurnsView.as_view()),
+    path("turns/<str:ref>/", chat_api.TurnView.as_view(), name="turn"),
+    path("turns/<str:ref>/stop/", chat_api.StopView.as_view()),
+    path("questions/<str:ref>/answer/", chat_api.AnswerView.as_view()),
+    path("sessions/", chat_api.SessionsView.as_view()),
+    path("sessions/<str:ref>/", chat_api.SessionView.as_view()),
+    re_path(r"", errors.api_not_found),
+]
+
+urlpatterns = [
+    path("", views.flow_list, name="flows"),
+    path("f/<slug:slug>/", views.new_chat, name="new_chat"),
+    path("c/<uuid:chat>/", views.chat_page, name="chat"),
+    path(
+        "login/",
+        LoginView.as_view(template_name="login.html", redirect_authenticated_user=True),
+        name="login",
+    ),
+    path("logout/", LogoutView.as_view(next_page="login"), name="logout"),
+    path("jsi18n/", cache_control(max_age=3600)(JavaScriptCatalog.as_view()), name="jsi18n"),
+    path("healthz", views.healthz),
+    path("readyz", views.readyz),
+    path("api/", include(api)),
+    path("admin/", admin.site.urls),
+]
+
+handler400 = errors.bad_request
+handler403 = errors.forbidden
+handler404 = errors.not_found
+handler500 = errors.server_error

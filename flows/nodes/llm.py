@@ -1,0 +1,111 @@
+"""A model answers."""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import msgspec
+from django.utils.translation import gettext_lazy as _
+
+from flows import schemas
+from flows.context import LLMCall
+from flows.graph import Name
+from flows.kinds import Kind, NodeContext, NodeError, Outcome, Template, register
+from flows.templates import text_of
+from providers.base import LLMMessage
+
+FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
+
+
+class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`model`: empty means the provider's first. `history`: messages before this one. `show`: where its text goes.
+
+    `prompt` may be a text or the `messages` of a prompt. With a `schema` the answer is one JSON object: `data`.
+    """
+
+    provider: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    model: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    system: Template = ""
+    prompt: Template = "{{ input.text }}"
+    history: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    schema: dict[str, Any] | None = None
+    show: Literal["answer", "reasoning", "hidden"] = "answer"
+
+
+def check(fields: Fields) -> Iterator[tuple[str, str]]:
+    if fields.schema is not None:
+        try:
+            schemas.parse(fields.schema)
+        except schemas.SchemaError as error:
+            yield "schema", str(error)
+
+
+def names(fields: Fields) -> tuple[Name, ...]:
+    provider = Name("provider", "provider", fields.provider)
+    if not fields.model:
+        return (provider,)
+    return (provider, Name("model", "model", fields.model, provider=fields.provider))
+
+
+async def run(fields: Fields, ctx: NodeContext) -> Outcome:
+    messages: list[LLMMessage] = []
+    system = ctx.render(fields.system)
+    if system:
+        messages.append(LLMMessage("system", system))
+    if fields.history:
+        messages.extend(await ctx.history(fields.history))
+    messages.extend(_prompted(ctx.value(fields.prompt)))
+    if not messages:
+        raise NodeError("there is nothing to give to the model")
+    result = await ctx.llm(
+        LLMCall(
+            provider=fields.provider,
+            model=fields.model,
+            messages=tuple(messages),
+            temperature=fields.temperature,
+            max_tokens=fields.max_tokens,
+            schema=fields.schema,
+            show=fields.show,
+        )
+    )
+    usage = {**msgspec.structs.asdict(result.usage), "model": result.model}
+    data = None if fields.schema is None else structured(result.text, fields.schema)
+    return Outcome({"text": result.text, "data": data, "reasoning": result.reasoning, "usage": usage})
+
+
+def _prompted(value: Any) -> list[LLMMessage]:
+    if isinstance(value, list):
+        try:
+            return msgspec.convert(value, list[LLMMessage])
+        except msgspec.ValidationError as error:
+            raise NodeError("the prompt is a list, but not one of messages") from error
+    text = text_of(value)
+    return [LLMMessage("user", text)] if text else []
+
+
+def structured(text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The object that a model wrote, a code fence around it or not. Raises NodeError where it does not fit."""
+    fenced = FENCE.match(text)
+    try:
+        values = msgspec.json.decode(fenced.group(1) if fenced else text)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise NodeError("the model's answer is not JSON") from error
+    try:
+        return schemas.validate(schema, values)
+    except schemas.SchemaError as error:
+        raise NodeError(f"the model's answer does not fit: {error}") from error
+
+
+register(
+    Kind(
+        "llm",
+        Fields,
+        run,
+        title=_("Model"),
+        outputs=("text", "data", "reasoning", "usage"),
+        check=check,
+        names=names,
+    )
+)

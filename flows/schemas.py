@@ -1,0 +1,149 @@
+"""The schemas of forms, parameters and structured answers: one object of plain values, nothing nested. Pure.
+
+A property is a string, number, integer or boolean, or has an `enum` of plain values; it may have `title`,
+`description`, `default`, and bounds. A subset of JSON Schema, so that a browser draws it and a model is given it.
+"""
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")
+PROPERTIES = 50
+TEXT_CHARS = 32_000
+
+Plain = str | int | float | bool
+
+
+class Property(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
+    type: Literal["string", "number", "integer", "boolean"] | None = None
+    title: str = ""
+    description: str = ""
+    default: Plain | None = None
+    enum: Annotated[list[Plain], msgspec.Meta(min_length=1, max_length=200)] | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
+    properties: dict[str, Property]
+    type: Literal["object"] = "object"
+    title: str = ""
+    description: str = ""
+    required: list[str] = []
+    additional_properties: Literal[False] = False
+
+
+class SchemaError(Exception):
+    """A schema outside of the subset, or values that do not fit: `fields` has a sentence for each of them."""
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{name}: {text}" if name else text for name, text in fields.items()))
+        self.fields = fields
+
+
+def parse(raw: Any) -> Schema:
+    """Raises SchemaError."""
+    try:
+        schema = msgspec.convert(raw, Schema)
+    except msgspec.ValidationError as error:
+        raise SchemaError({"": str(error)}) from error
+    found: dict[str, str] = {}
+    if not 1 <= len(schema.properties) <= PROPERTIES:
+        found[""] = f"a schema has 1 to {PROPERTIES} properties"
+    for name in schema.required:
+        if name not in schema.properties:
+            found[name[:64]] = "it is required and not there"
+    for name, item in schema.properties.items():
+        fault = _property_fault(name, item)
+        if fault:
+            found[name[:64]] = fault
+    if found:
+        raise SchemaError(found)
+    return schema
+
+
+def _property_fault(name: str, item: Property) -> str | None:
+    if not NAME.match(name):
+        return "a name has letters, digits, _ and -, a letter first"
+    if item.type is None and item.enum is None:
+        return "it needs a type or an enum"
+    if item.type is not None and any(_fault(item, value) for value in item.enum or ()):
+        return "its enum does not fit its type"
+    if item.default is not None and _fault(item, item.default):
+        return f"its default does not fit: {_fault(item, item.default)}"
+    return None
+
+
+def validate(raw: Any, values: Any) -> dict[str, Any]:
+    """`values` with the defaults of what is left out. Raises SchemaError with a sentence for each wrong field."""
+    schema = parse(raw)
+    if not isinstance(values, dict):
+        raise SchemaError({"": "it must be an object"})
+    found = {str(name)[:64]: "there is no such field" for name in values if name not in schema.properties}
+    filled: dict[str, Any] = {}
+    for name, item in schema.properties.items():
+        value = values.get(name)
+        if value is None:
+            value = item.default
+        if value is None:
+            if name in schema.required:
+                found[name] = "it is needed"
+            continue
+        if item.type == "integer" and isinstance(value, float) and value.is_integer():
+            value = int(value)  # browsers have one kind of number
+        fault = _fault(item, value)
+        if fault:
+            found[name] = fault
+        filled[name] = value
+    if found:
+        raise SchemaError(found)
+    return filled
+
+
+def defaults(raw: Any) -> dict[str, Any]:
+    """What a form holds before anybody touches it."""
+    return {name: item.default for name, item in parse(raw).properties.items() if item.default is not None}
+
+
+def _fault(item: Property, value: Any) -> str | None:
+    """Why the value does not fit, or None."""
+    if item.enum is not None and not any(type(value) is type(one) and value == one for one in item.enum):
+        return "it is not one of the choices"
+    match item.type:
+        case "string":
+            return _text_fault(item, value)
+        case "boolean":
+            return None if isinstance(value, bool) else "it must be true or false"
+        case "integer" | "number":
+            return _number_fault(item, value)
+    return None
+
+
+def _text_fault(item: Property, value: Any) -> str | None:
+    if not isinstance(value, str):
+        return "it must be a text"
+    if "\0" in value:
+        return "it has a character that is not allowed (NUL)"
+    if len(value) < (item.min_length or 0):
+        return f"it has fewer than {item.min_length} characters"
+    limit = TEXT_CHARS if item.max_length is None else min(item.max_length, TEXT_CHARS)
+    return f"it has more than {limit} characters" if len(value) > limit else None
+
+
+def _number_fault(item: Property, value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return "it must be a number"
+    if item.type == "integer" and not isinstance(value, int):
+        return "it must be a whole number"
+    if abs(value) > 2**63:
+        return "it is too large"
+    if item.minimum is not None and value < item.minimum:
+        return f"it is less than {item.minimum:g}"
+    if item.maximum is not None and value > item.maximum:
+        return f"it is more than {item.maximum:g}"
+    return None

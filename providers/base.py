@@ -1,0 +1,64 @@
+"""What a model is to Headrace: a request, a stream of chunks, an error. No Django, no flows, no chats."""
+
+from collections.abc import AsyncIterator
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+ErrorKind = Literal["auth", "rate_limited", "refused", "bad_request", "unavailable", "timeout", "cut", "protocol"]
+
+
+class ProviderError(Exception):
+    """`retry_after` in seconds; `text` never holds a key, a token or a body that might echo one."""
+
+    def __init__(self, kind: ErrorKind, text: str, *, is_retryable: bool = False, retry_after: float | None = None):
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+        self.text = text
+        self.is_retryable = is_retryable
+        self.retry_after = retry_after
+
+
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+
+
+class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one read of a stream brought, joined: text, reasoning, and at the end usage and `finish`.
+
+    `tokens` counts the vendor's chunks joined in it. `finish` is "stop", "length", "tool_calls" or "filter".
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    usage: Usage | None = None
+    finish: str | None = None
+    tokens: int = 0
+
+
+class LLMMessage(msgspec.Struct, frozen=True):
+    role: Literal["system", "user", "assistant", "tool"]
+    text: str
+
+
+class LLMRequest(msgspec.Struct, frozen=True, kw_only=True):
+    model: str
+    messages: tuple[LLMMessage, ...]
+    temperature: float | None = None
+    max_tokens: int | None = None
+    schema: dict[str, Any] | None = None  # structured output
+
+
+class LLM(Protocol):
+    """A model. `stream` yields chunks and raises ProviderError; wrap it in `contextlib.aclosing`.
+
+    Closing the generator (or cancelling its reader) closes the connection to the vendor at once.
+    A stream that ends without its end mark raises ProviderError("cut"), never ends quietly.
+    """
+
+    def stream(self, request: LLMRequest) -> AsyncIterator[Chunk]: ...
+
+    async def aclose(self) -> None: ...

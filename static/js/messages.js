@@ -1,0 +1,407 @@
+/** Paints the items of a view. A row lives as long as its key, a text as long as its part: nothing is painted twice. */
+
+import { copyButton, el, icon, iconButton, setText } from "./dom.js";
+import { gettext, interpolate, ngettext } from "./i18n.js";
+import { Growing } from "./markdown.js";
+import { QuestionCard } from "./questions.js";
+import { textOf } from "./view.js";
+
+export class Messages {
+  /** `actions`: answer, regenerate, edit, switchTo, resend, takeBack, unqueue, trace, causeOf. */
+  constructor(list, actions) {
+    this.list = list;
+    this.actions = actions;
+    this.rows = new Map();
+  }
+
+  paint(items) {
+    let cursor = this.list.firstElementChild;
+    const keys = new Set();
+    items.forEach((item, index) => {
+      const row = this.rowOf(item);
+      keys.add(item.key);
+      if (row.node === cursor) cursor = cursor.nextElementSibling;
+      else this.list.insertBefore(row.node, cursor);
+      row.node.classList.toggle("last", index === items.length - 1);
+      row.update(item);
+    });
+    for (const [key, row] of this.rows) {
+      if (keys.has(key)) continue;
+      row.node.remove();
+      this.rows.delete(key);
+    }
+  }
+
+  rowOf(item) {
+    const known = this.rows.get(item.key);
+    if (known) return known;
+    const before = this.rows.get(item.follows);
+    const row = before && before.role === item.role ? before : item.role === "user" ? new Said(this.actions) : new Answer(this.actions, item.role);
+    this.rows.delete(item.follows);
+    this.rows.set(item.key, row);
+    row.node.id = `m-${item.key}`;
+    return row;
+  }
+}
+
+/** What of an item can change without its `rev`. */
+function signature(item) {
+  const { answering } = item;
+  return [
+    item.key, item.rev, item.status, item.siblings.join(), item.stopping, item.place, item.error?.code, item.question?.question,
+    answering?.id, answering?.error?.code,
+  ].join("|");
+}
+
+// ------------------------------------------------------------------ the user's
+
+class Said {
+  role = "user";
+
+  constructor(actions) {
+    this.actions = actions;
+    this.text = el("p", { class: "said" });
+    this.bubble = el("div", { class: "bubble" }, this.text);
+    this.state = el("p", { class: "message-state" });
+    this.under = el("div", { class: "under" });
+    this.problem = el("div", {});
+    this.node = el("li", { class: "message user" }, el("h2", { class: "visually-hidden" }, gettext("You")), this.bubble, this.state, this.problem, this.under);
+  }
+
+  update(item) {
+    const now = signature(item);
+    if (now === this.signature) return;
+    this.signature = now;
+    this.item = item;
+    this.node.dataset.status = item.status;
+    if (!this.isEditing) setText(this.text, textOf(item.parts));
+    setText(this.state, STATES[item.status]?.(item) ?? "");
+    this.problem.replaceChildren(...(item.status === "failed" ? [this.failure(item)] : []));
+    this.under.replaceChildren(...this.tools(item));
+  }
+
+  tools(item) {
+    if (item.status === "queued") {
+      return [button(gettext("Take back"), () => this.actions.unqueue(item), item.stopping)];
+    }
+    if (item.status !== "done") return [];
+    return [
+      ...branches(item, this.actions),
+      iconButton("pencil", gettext("Edit"), () => this.edit()),
+      copyButton(() => textOf(this.item.parts), gettext("Copy message")),
+    ];
+  }
+
+  failure(item) {
+    return problem(item.error, this.actions.trace(item.error), [
+      button(gettext("Send again"), () => this.actions.resend(item)),
+      button(gettext("Take back"), () => this.actions.takeBack(item), false, "quiet"),
+    ]);
+  }
+
+  /** Edits in place; sending makes a new branch. */
+  edit() {
+    if (this.isEditing) return;
+    this.isEditing = true;
+    const area = el("textarea", { class: "grows", rows: "2", "aria-label": gettext("Edit your message"), maxlength: this.actions.textLimit() });
+    area.value = textOf(this.item.parts);
+    const done = () => {
+      this.isEditing = false;
+      form.replaceWith(this.text);
+      this.node.classList.remove("editing");
+      setText(this.text, textOf(this.item.parts));
+    };
+    const form = el(
+      "form",
+      { class: "edit-form" },
+      area,
+      el(
+        "div",
+        { class: "form-end" },
+        button(gettext("Cancel"), done, false, "quiet"),
+        el("button", { type: "submit", class: "button small" }, gettext("Send")),
+      ),
+    );
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const text = area.value.trim();
+      if (!text) return;
+      const isSame = text === textOf(this.item.parts);
+      done();
+      if (!isSame) this.actions.edit(this.item, text);
+    });
+    form.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") {
+        event.stopPropagation();
+        done();
+      } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+        event.preventDefault();
+        form.requestSubmit();
+      }
+    });
+    this.node.classList.add("editing");
+    this.text.replaceWith(form);
+    area.focus();
+  }
+}
+
+const STATES = {
+  sending: () => gettext("Sending …"),
+  failed: () => gettext("Not sent"),
+  queued: (item) => interpolate(gettext("Waiting, number %(place)s in the queue"), { place: item.place }),
+};
+
+// ------------------------------------------------------------------ the answer
+
+/** Errors whose own sentence says that the text was kept. */
+const SAY_KEPT = new Set(["provider_cut", "answer_too_long", "turn_timeout"]);
+
+class Answer {
+  constructor(actions, role) {
+    this.role = role;
+    this.actions = actions;
+    this.parts = new Map(); // part id -> painter
+    this.mark = el("div", { class: "mark", "aria-hidden": "true" }, icon("wheel", "wheel"));
+    this.steps = new Steps();
+    this.partList = el("div", { class: "parts" });
+    this.state = el("p", { class: "message-state" });
+    this.problem = el("div", {});
+    this.under = el("div", { class: "under" });
+    this.node = el(
+      "li",
+      { class: `message ${role}` },
+      el("h2", { class: "visually-hidden" }, role === "notice" ? gettext("Notice") : gettext("Answer")),
+      this.mark,
+      el("div", { class: "body" }, this.steps.node, this.partList, this.state, this.problem, this.under),
+    );
+  }
+
+  update(item) {
+    const now = signature(item);
+    if (now === this.signature) return;
+    this.signature = now;
+    this.item = item;
+    const isLive = item.status === "running" || item.status === "starting";
+    this.node.dataset.status = item.status;
+    this.mark.classList.toggle("turning", isLive);
+    this.steps.update(item, isLive);
+    this.paintParts(item, isLive);
+    setText(this.state, this.stateText(item));
+    this.paintProblem(item);
+    this.under.replaceChildren(...this.tools(item));
+  }
+
+  paintParts(item, isLive) {
+    const parts = withQuestion(item);
+    const ids = new Set();
+    let cursor = this.partList.firstElementChild;
+    for (const part of parts) {
+      ids.add(part.id);
+      let painter = this.parts.get(part.id);
+      if (!painter || painter.kind !== part.kind) {
+        painter?.node.remove();
+        painter = makePart(part, this.actions);
+        painter.kind = part.kind;
+        this.parts.set(part.id, painter);
+      }
+      if (painter.node === cursor) cursor = cursor.nextElementSibling;
+      else this.partList.insertBefore(painter.node, cursor);
+      painter.update(part, item, isLive && part.open !== false);
+    }
+    for (const [id, painter] of this.parts) {
+      if (ids.has(id)) continue;
+      painter.node.remove();
+      this.parts.delete(id);
+    }
+  }
+
+  stateText(item) {
+    const isEmpty = !item.parts.length;
+    if (item.stopping && item.status !== "done") return gettext("Stopping …");
+    if (item.status === "stopped") return isEmpty ? gettext("Stopped before anything was written") : gettext("Stopped");
+    if (item.status === "done" && isEmpty) return gettext("The flow ended without an answer.");
+    return "";
+  }
+
+  paintProblem(item) {
+    if (item.status !== "error") {
+      this.problem.replaceChildren();
+      return;
+    }
+    const error = item.error ?? this.actions.causeOf(item);
+    this.problem.replaceChildren(
+      problem(
+        error ?? { text: gettext("This answer ended with an error.") },
+        this.actions.trace(error, item),
+        [button(gettext("Try again"), () => this.actions.regenerate(item))],
+        item.parts.length > 0 && !SAY_KEPT.has(error?.code),
+      ),
+    );
+  }
+
+  tools(item) {
+    if (!["done", "stopped", "error"].includes(item.status)) return branches(item, this.actions);
+    const tools = branches(item, this.actions);
+    if (textOf(item.parts)) tools.push(copyButton(() => textOf(this.item.parts), gettext("Copy answer")));
+    if (item.role === "assistant") tools.push(iconButton("redo", gettext("Answer anew"), () => this.actions.regenerate(item)));
+    return tools;
+  }
+}
+
+/** A question whose part has not come (or never does) is shown all the same. */
+function withQuestion(item) {
+  const { question, parts } = item;
+  if (!question || parts.some((part) => part.kind === "question" && part.data?.question === question.question)) return parts;
+  return [...parts, { id: `question-${question.question}`, kind: "question", data: question }];
+}
+
+function makePart(part, actions) {
+  if (part.kind === "text") return new TextPart();
+  if (part.kind === "reasoning") return new ReasoningPart();
+  if (part.kind === "question") return new QuestionPart(actions);
+  return new DataPart();
+}
+
+class TextPart {
+  constructor() {
+    this.node = el("div", { class: "prose", dir: "auto" });
+    this.growing = new Growing(this.node);
+  }
+
+  update(part, item, isOpen) {
+    this.node.classList.toggle("open", isOpen);
+    if (isOpen) this.growing.update(part.text ?? "");
+    else this.growing.finish(part.text ?? "");
+  }
+}
+
+class ReasoningPart {
+  constructor() {
+    this.label = el("span", {});
+    this.prose = el("div", { class: "prose" });
+    this.growing = new Growing(this.prose);
+    this.node = el("details", { class: "fold" }, el("summary", {}, icon("chevron"), this.label), this.prose);
+  }
+
+  update(part, item, isOpen) {
+    setText(this.label, isOpen ? gettext("Thinking …") : gettext("Thought"));
+    if (isOpen) this.growing.update(part.text ?? "");
+    else this.growing.finish(part.text ?? "");
+  }
+}
+
+class QuestionPart {
+  constructor(actions) {
+    this.card = new QuestionCard((answer) => actions.answer(this.question, answer));
+    this.node = this.card.node;
+  }
+
+  update(part, item) {
+    const data = part.data ?? {};
+    const isOpen = item.question && item.question.question === data.question;
+    this.question = data.question;
+    this.card.update(data, isOpen ? item.question : null, item.answering ?? null);
+  }
+}
+
+/** Tools, data and what else a handler shows: one line that opens. */
+class DataPart {
+  constructor() {
+    this.label = el("span", {});
+    this.body = el("pre", { tabindex: "0" });
+    this.node = el("details", { class: "fold" }, el("summary", {}, icon("chevron"), this.label), this.body);
+  }
+
+  update(part) {
+    const name = part.data?.name;
+    setText(this.label, part.kind === "tool" ? interpolate(gettext("Tool: %(name)s"), { name: name ?? "" }) : part.text || gettext("Data"));
+    setText(this.body, JSON.stringify(part.data ?? null, null, 2));
+  }
+}
+
+/** The flow's steps, folded to one line that says what goes on. */
+class Steps {
+  constructor() {
+    this.label = el("span", { class: "steps-label" });
+    this.list = el("ol", { class: "steps-list" });
+    this.node = el("details", { class: "fold steps", hidden: true }, el("summary", {}, icon("chevron"), this.label), this.list);
+  }
+
+  update(item, isLive) {
+    const { steps } = item;
+    const now = isLive ? (item.activity ?? steps.findLast((step) => step.state === "start")?.title) : null;
+    this.node.hidden = !steps.length && !now && item.status !== "starting" && !(isLive && !item.parts.length);
+    const failed = steps.some((step) => step.state === "error");
+    const whole = interpolate(ngettext("%(count)s step", "%(count)s steps", steps.length), { count: steps.length });
+    setText(this.label, isLive ? now || gettext("Working …") : failed ? interpolate(gettext("%(steps)s, one failed"), { steps: whole }) : whole);
+    this.node.classList.toggle("live", isLive);
+    const shown = JSON.stringify(steps);
+    if (shown === this.shown) return;
+    this.shown = shown;
+    this.list.replaceChildren(
+      ...steps.map((step) =>
+        el(
+          "li",
+          { "data-state": step.state },
+          icon(step.state === "error" ? "alert" : step.state === "end" ? "check" : "dot"),
+          el("span", { class: "step-title" }, step.title),
+          el("span", { class: "step-kind" }, step.kind),
+          !step.ms ? null : el("span", { class: "step-time" }, duration(step.ms)),
+          step.error ? el("span", { class: "step-error" }, step.error) : null,
+        ),
+      ),
+    );
+  }
+}
+
+function duration(ms) {
+  return ms < 1000 ? `${ms} ms` : `${(ms / 1000).toFixed(1)} s`;
+}
+
+// ------------------------------------------------------------------ pieces of both
+
+function button(label, onclick, isDisabled = false, look = "") {
+  return el("button", { type: "button", class: `button small ${look}`.trim(), onclick, disabled: isDisabled }, label);
+}
+
+/** "2 / 3" with arrows, where a message has siblings. */
+function branches(item, actions) {
+  const { siblings } = item;
+  if (siblings.length < 2) return [];
+  const at = siblings.indexOf(item.key);
+  const to = (step, name, label) => {
+    const arrow = iconButton(name, label, () => actions.switchTo(siblings[at + step]));
+    arrow.disabled = !siblings[at + step];
+    return arrow;
+  };
+  const place = interpolate(gettext("%(at)s of %(count)s"), { at: at + 1, count: siblings.length });
+  return [
+    el(
+      "span",
+      { class: "branches", role: "group", "aria-label": gettext("Versions of this message") },
+      to(-1, "left", gettext("Earlier version")),
+      el("span", { class: "branch-place", "aria-label": place }, `${at + 1}/${siblings.length}`),
+      to(1, "right", gettext("Later version")),
+    ),
+  ];
+}
+
+/** An error where it happened: what, what was kept, what to do, and the trace to give to an operator. */
+function problem(error, trace, buttons, keepsText = false) {
+  return el(
+    "div",
+    { class: "problem" },
+    icon("alert"),
+    el(
+      "div",
+      { class: "problem-body" },
+      el("p", { class: "problem-text" }, error?.text || gettext("Something went wrong.")),
+      keepsText ? el("p", { class: "hint" }, gettext("What was written so far is kept.")) : null,
+      el("div", { class: "problem-end" }, ...buttons, trace ? traceOf(trace, error?.code) : null),
+    ),
+  );
+}
+
+function traceOf(trace, code) {
+  return el("span", { class: "trace" }, code ? `${code} · ` : "", el("code", {}, trace), copyButton(() => [code, trace].filter(Boolean).join(" "), gettext("Copy trace")));
+}

@@ -1,0 +1,73 @@
+/** What every page has: the choice of light and dark, and the drawer on narrow screens. */
+
+import { gettext } from "./i18n.js";
+import { icon } from "./dom.js";
+
+const LOOKS = {
+  system: { next: "light", icon: "system", label: () => gettext("Look: as the system") },
+  light: { next: "dark", icon: "sun", label: () => gettext("Look: light") },
+  dark: { next: "system", icon: "moon", label: () => gettext("Look: dark") },
+};
+
+function chooseLook(button) {
+  const root = document.documentElement;
+  const paint = () => {
+    const look = LOOKS[root.dataset.theme ?? "system"];
+    button.replaceChildren(icon(look.icon));
+    button.title = look.label();
+    button.setAttribute("aria-label", look.label());
+  };
+  button.addEventListener("click", () => {
+    const { next } = LOOKS[root.dataset.theme ?? "system"];
+    if (next === "system") delete root.dataset.theme;
+    else root.dataset.theme = next;
+    try {
+      if (next === "system") localStorage.removeItem("headrace.theme");
+      else localStorage.setItem("headrace.theme", next);
+    } catch {
+      // kept for this page only
+    }
+    paint();
+  });
+  paint();
+}
+
+function drawer(side, opener) {
+  const backdrop = document.querySelector("[data-backdrop]");
+  const narrow = matchMedia("(max-width: 767px)");
+  const move = (isOpen) => {
+    side.classList.toggle("open", isOpen);
+    backdrop.hidden = !isOpen;
+    opener.setAttribute("aria-expanded", String(isOpen));
+    side.inert = narrow.matches && !isOpen;
+    if (isOpen) side.querySelector("a, button")?.focus();
+  };
+  opener.addEventListener("click", () => move(!side.classList.contains("open")));
+  side.querySelector("[data-close]")?.addEventListener("click", () => {
+    move(false);
+    opener.focus();
+  });
+  backdrop.addEventListener("click", () => move(false));
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !side.classList.contains("open")) return;
+    event.stopImmediatePropagation();
+    move(false);
+    opener.focus();
+  });
+  narrow.addEventListener("change", () => move(false));
+  move(false);
+}
+
+/** Text areas grow by style where the browser can, else by hand. */
+function growByHand() {
+  document.addEventListener("input", ({ target }) => {
+    if (!target.matches("textarea")) return;
+    target.style.height = "auto";
+    target.style.height = `${target.scrollHeight + target.offsetHeight - target.clientHeight}px`;
+  });
+}
+
+if (!CSS.supports("field-sizing", "content")) growByHand();
+for (const button of document.querySelectorAll("[data-look]")) chooseLook(button);
+const side = document.querySelector("[data-drawer]");
+if (side) drawer(side, document.querySelector("[data-open-drawer]"));

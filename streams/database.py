@@ -1,0 +1,244 @@
+"""The one bridge from async code to a transaction: own threads, one hop a call, every hop bounded in time.
+
+Commands go before work that is repeated until it is done. "Database is locked", a lost connection and a deadlock are
+repeated with jitter inside the bound; past it WireError("unavailable"). A call may therefore run more than once, and
+one that was given up may still commit: what is called must be safe to repeat (docs: durability).
+"""
+
+import asyncio
+import contextvars
+import itertools
+import math
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, connection, connections, transaction
+from django.db.utils import InterfaceError, OperationalError
+from django.utils import timezone
+
+from streams.errors import WireError
+
+T = TypeVar("T")
+
+# By how many seconds a job stands behind commands that come now: nothing waits for ever, the beat for nothing.
+COMMAND, BACKGROUND, BEAT = 0.0, 2.0, -60.0
+LONGEST_PAUSE_S = 3.0
+# What SQLite says when another writer is at it, or the disk is away; other operational errors of it are faults.
+_SQLITE_PASSING = ("locked", "busy", "unable to open", "disk i/o")
+
+
+async def read(
+    fn: Callable[..., T], *args: Any, bound_s: float | None = None, on_return: Callable[[], None] | None = None
+) -> T:
+    """`fn(*args)` on a database thread, without a transaction. `bound_s`: default `command_hop_s`."""
+    return await _call(fn, args, False, bound_s, False, COMMAND, on_return)
+
+
+async def write(
+    fn: Callable[..., T],
+    *args: Any,
+    bound_s: float | None = None,
+    until_done: bool = False,
+    is_beat: bool = False,
+    on_return: Callable[[], None] | None = None,
+) -> T:
+    """`fn(*args)` on a database thread in one transaction.
+
+    `until_done`: no bound, behind commands, repeated while the database is away. `is_beat`: before everything, for
+    a busy worker must not look dead. `on_return` is called on the event
+    loop once no thread works for this call any more: at its end, or later where it was given up.
+    """
+    priority = BEAT if is_beat else BACKGROUND if until_done else COMMAND
+    return await _call(fn, args, True, bound_s, until_done, priority, on_return)
+
+
+def now() -> datetime:
+    """The database's clock, inside and outside of transactions."""
+    if connection.vendor == "sqlite":  # in this process, on this clock
+        return timezone.now()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        return cursor.fetchone()[0].astimezone(UTC)
+
+
+def close() -> None:
+    """End the threads and their connections; the next call starts new ones."""
+    global _pool
+    with _pool_lock:
+        pool, _pool = _pool, None
+    if pool is not None:
+        pool.close()
+
+
+async def _call(
+    fn: Callable[..., T],
+    args: tuple[Any, ...],
+    is_atomic: bool,
+    bound_s: float | None,
+    until_done: bool,
+    priority: float,
+    on_return: Callable[[], None] | None,
+) -> T:
+    loop = asyncio.get_running_loop()
+    bound_s = settings.HEADRACE.command_hop_s if bound_s is None else bound_s
+    deadline = None if until_done else loop.time() + bound_s
+    job = None
+    try:
+        for tries in itertools.count(1):
+            job = _Job(fn, args, is_atomic, loop)
+            _threads().submit(job, priority)
+            try:
+                async with asyncio.timeout_at(deadline) as limit:
+                    return await job.future
+            except TimeoutError:
+                if not limit.expired():  # the function's own
+                    raise
+                raise WireError("unavailable") from None
+            except (OperationalError, InterfaceError) as error:
+                if not _is_passing(error):
+                    raise
+                pause_s = random.uniform(0.2, 1) * min(LONGEST_PAUSE_S, 0.02 * 2 ** min(tries, 10))
+                if deadline is not None and loop.time() + pause_s >= deadline:
+                    raise WireError("unavailable") from error
+            await asyncio.sleep(pause_s)
+    finally:
+        if job is not None:
+            job.abandon(on_return)
+
+
+def _is_passing(error: Exception) -> bool:
+    if connection.vendor != "sqlite":
+        return True
+    sentence = str(error).lower()
+    return any(word in sentence for word in _SQLITE_PASSING)
+
+
+class _Job:
+    """One try of one call."""
+
+    __slots__ = ("args", "context", "fn", "future", "is_abandoned", "is_atomic", "is_back", "loop", "on_return")
+
+    def __init__(self, fn: Callable, args: tuple[Any, ...], is_atomic: bool, loop: asyncio.AbstractEventLoop) -> None:
+        self.fn = fn
+        self.args = args
+        self.is_atomic = is_atomic
+        self.loop = loop
+        self.future = loop.create_future()
+        self.context = contextvars.copy_context()  # the log's names, the language
+        self.is_abandoned = False
+        self.is_back = False
+        self.on_return: Callable[[], None] | None = None
+
+    def abandon(self, on_return: Callable[[], None] | None) -> None:
+        """The caller has left. A job that has not begun is not begun."""
+        self.is_abandoned = True
+        if on_return is None:
+            return
+        if self.is_back:
+            on_return()
+        else:
+            self.on_return = on_return
+
+    def run(self) -> None:
+        result = error = None
+        if not self.is_abandoned:
+            try:
+                result = self.context.run(self._execute)
+            except BaseException as raised:
+                error = raised
+            _tidy(error)
+        try:
+            self.loop.call_soon_threadsafe(self._come_back, result, error)
+        except RuntimeError:  # the loop has ended, and with it whoever waited
+            pass
+
+    def _execute(self) -> Any:
+        if not self.is_atomic:
+            return self.fn(*self.args)
+        with transaction.atomic():
+            return self.fn(*self.args)
+
+    def _come_back(self, result: Any, error: BaseException | None) -> None:
+        self.is_back = True
+        if not self.future.done():
+            if error is None:
+                self.future.set_result(result)
+            else:
+                self.future.set_exception(error)
+        if self.on_return is not None:
+            self.on_return()
+
+
+def _tidy(error: BaseException | None) -> None:
+    """Give the connection back, or throw a broken one away. SQLite's is kept: opening it costs more than a read."""
+    held = connections[DEFAULT_DB_ALIAS]
+    try:
+        if held.vendor != "sqlite":
+            held.close_if_unusable_or_obsolete()
+        elif error is not None and held.connection is not None and not held.is_usable():
+            held.close()
+    except Exception:
+        held.connection = None
+
+
+class _Threads:
+    """Threads that take jobs by when they came, moved by their priority. Daemons: a killed transaction rolls back."""
+
+    def __init__(self, count: int) -> None:
+        self._jobs: queue.PriorityQueue = queue.PriorityQueue()
+        self._ages = itertools.count()
+        self._threads = [threading.Thread(target=self._work, name=f"database-{i}", daemon=True) for i in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: _Job, priority: float) -> None:
+        if priority == COMMAND and self._jobs.qsize() > settings.HEADRACE.database_waiting:
+            job.abandon(None)
+            job.is_back = True
+            raise WireError("unavailable")
+        self._jobs.put((time.monotonic() + priority, next(self._ages), job))
+
+    def close(self) -> None:
+        for _ in self._threads:
+            self._jobs.put((math.inf, next(self._ages), None))
+        for thread in self._threads:
+            thread.join(settings.HEADRACE.command_hop_s)
+
+    def _work(self) -> None:
+        while True:
+            job = self._jobs.get()[2]
+            if job is None:
+                connections.close_all()
+                return
+            job.run()
+
+
+_pool: _Threads | None = None
+_pool_lock = threading.Lock()
+
+
+def _threads() -> _Threads:
+    global _pool
+    if _pool is None:
+        with _pool_lock:
+            if _pool is None:
+                is_sqlite = connection.vendor == "sqlite"
+                _pool = _Threads(1 if is_sqlite else settings.HEADRACE.database_threads)
+    return _pool
+
+
+def _forget_threads() -> None:
+    """After a fork the threads are the parent's."""
+    global _pool, _pool_lock
+    _pool = None
+    _pool_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_threads)

@@ -1,0 +1,411 @@
+"""This process's rings: the newest events of each chat that somebody here watches.
+
+Fed by this worker's own appends and by one subscription; feeding is idempotent by position. What does not continue
+a ring, or is of another epoch, is a gap, and the log is read; only a read changes a ring's epoch. Every few seconds
+and after each reconnect the tops of all watched chats are compared, so that a lost message costs seconds.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from django.conf import settings
+
+from streams.errors import WireError
+from streams.log import Appended, Batch, Log, Position, channel_of
+from streams.redis import Link, pack
+
+logger = structlog.get_logger(__name__)
+
+
+class Ring:
+    """The newest events of one chat, as bytes for sockets. `listeners` are called when it changes."""
+
+    def __init__(self, chat: str, max_events: int, max_bytes: int) -> None:
+        self.chat = chat
+        self.epoch = ""
+        self.seq = 0  # of the newest event
+        self.listeners: set[Callable[[], None]] = set()
+        self._frames: list[bytes] = []
+        self._bytes = 0
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.seq)
+
+    def after(self, seq: int) -> list[bytes] | None:
+        """The events after `seq`; None where they are not all here (left the ring, or ahead of it)."""
+        count = self.seq - seq
+        if count <= 0:
+            return [] if count == 0 else None
+        if count > len(self._frames):
+            return None
+        return self._frames[-count:]
+
+    def feed(self, epoch: str, first: int, frames: list[bytes]) -> bool:
+        """Take events `first`, `first` + 1 …; what is here already is passed over. False: there is a gap."""
+        if epoch != self.epoch:
+            return False
+        skip = self.seq + 1 - first
+        if skip < 0:
+            return False
+        if skip >= len(frames):
+            return True
+        fresh = frames[skip:] if skip else frames
+        self._frames.extend(fresh)
+        self._bytes += sum(map(len, fresh))
+        self.seq += len(fresh)
+        self._trim()
+        self.wake()
+        return True
+
+    def reset(self, epoch: str, top: int, frames: list[bytes]) -> None:
+        """Begin anew: `frames` are the events up to `top`."""
+        self.epoch = epoch
+        self.seq = top
+        self._frames = list(frames)
+        self._bytes = sum(map(len, frames))
+        self._trim()
+        self.wake()
+
+    def wake(self) -> None:
+        for listener in tuple(self.listeners):
+            listener()
+
+    def _trim(self) -> None:
+        drop = max(0, len(self._frames) - self._max_events)
+        size = self._bytes - sum(map(len, self._frames[:drop]))
+        while size > self._max_bytes and drop < len(self._frames) - 1:
+            size -= len(self._frames[drop])
+            drop += 1
+        if drop:
+            del self._frames[:drop]
+            self._bytes = size
+
+
+class _Watch:
+    """A ring with its watchers, its opening and its mending."""
+
+    __slots__ = ("channel", "count", "is_gap", "is_open", "mending", "opening", "ring")
+
+    def __init__(self, ring: Ring) -> None:
+        self.ring = ring
+        self.channel = channel_of(ring.chat).encode()
+        self.count = 0
+        self.opening: asyncio.Task | None = None
+        self.mending: asyncio.Task | None = None
+        self.is_open = False  # it was read once
+        self.is_gap = False  # something came that did not fit: read again
+
+
+class Hub:
+    """All rings of this worker. `log` tells it what was appended here."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.on_degraded: Callable[[bool], None] = lambda is_degraded: None
+        self.is_degraded = False
+        self._watches: dict[str, _Watch] = {}
+        self._by_channel: dict[bytes, _Watch] = {}
+        self._link: Link | None = None
+        self._is_cut = False  # the subscription is away
+        self._replies: deque[asyncio.Future | None] = deque()  # one for each (un)subscribe on its way
+        self._changed = asyncio.Event()
+        self._heard = False
+        self._keeper: asyncio.Task | None = None
+        self._tasks: set[asyncio.Task] = set()
+        log.on_appended = self._on_appended
+        log.on_new_epoch = self._on_new_epoch
+        log.on_trouble = lambda _: self._judge()
+
+    async def start(self) -> None:
+        """Connect; returns after at most the time-out of Redis, connected or degraded."""
+        if self._keeper is not None:
+            return
+        self._keeper = asyncio.create_task(self._keep(), name="hub")
+        try:
+            async with asyncio.timeout(settings.HEADRACE.redis_timeout_s):
+                while self._link is None and not self.is_degraded:
+                    await self._wait_changed()
+        except TimeoutError:
+            pass
+
+    async def aclose(self) -> None:
+        tasks = [*self._tasks]
+        if self._keeper is not None:
+            tasks.append(self._keeper)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._link is not None:
+            await self._link.aclose()
+        self._keeper = None
+
+    async def watch(self, chat: str) -> Ring:
+        """This chat's ring, with epoch and top. Counted: each watch needs its `leave`.
+
+        Raises WireError("unavailable") where Redis does not answer; then there is nothing to leave.
+        """
+        watch = self._watches.get(chat)
+        if watch is None:
+            bounds = settings.HEADRACE
+            watch = _Watch(Ring(chat, bounds.ring_events, bounds.ring_bytes))
+            self._watches[chat] = self._by_channel[watch.channel] = watch
+            watch.opening = self._spawn(self._open(watch))
+        watch.count += 1
+        try:
+            await asyncio.shield(watch.opening)
+        except BaseException:
+            self._leave(watch)
+            raise
+        return watch.ring
+
+    def hold(self, chat: str) -> None:
+        """One watch more of a chat that is watched already: to be left as any other."""
+        self._watches[chat].count += 1
+
+    def leave(self, chat: str) -> None:
+        watch = self._watches.get(chat)
+        if watch is not None:
+            self._leave(watch)
+
+    async def refresh(self, ring: Ring) -> None:
+        """Read the log into `ring` now. Returns when its state is at least as new as this call, or Redis is away."""
+        watch = self._watches.get(ring.chat)
+        if watch is not None and watch.ring is ring:
+            await asyncio.shield(self._mend(watch))
+
+    async def holds(self, ring: Ring, position: Position) -> bool:
+        """Whether everything after `position` can still be sent, from the ring or the log."""
+        if position.epoch == ring.epoch and ring.after(position.seq) is not None:
+            return True
+        read = await self.log.read(ring.chat, position.seq, limit=1)
+        if read.epoch != position.epoch or position.seq > read.top:
+            return False
+        return position.seq == read.top or read.entries[0][0] == position.seq + 1
+
+    # ------------------------------------------------------------------------------ what arrives
+
+    def _on_appended(self, batch: Batch, appended: Appended, is_kept: bool) -> None:
+        watch = self._watches.get(batch.chat)
+        if watch is None:
+            return
+        if appended.epoch == watch.ring.epoch and appended.last <= watch.ring.seq:
+            return
+        if is_kept:  # an earlier append's position: another batch may stand there
+            self._mend_later(watch)
+            return
+        first = appended.first
+        frames = [b'{"seq":%d,%b' % (first + i, frame) for i, frame in enumerate(batch.frames)]
+        self._feed(watch, appended.epoch, first, frames)
+
+    def _on_new_epoch(self, chat: str) -> None:
+        watch = self._watches.get(chat)
+        if watch is not None:
+            self._mend_later(watch)
+
+    def _on_push(self, push: Any) -> None:
+        self._heard = True
+        if not isinstance(push, list):  # PONG before the first subscription
+            return
+        kind = push[0]
+        if kind == b"message":
+            watch = self._by_channel.get(push[1])
+            if watch is not None:
+                self._on_message(watch, push[2])
+        elif kind in (b"subscribe", b"unsubscribe") and self._replies:
+            reply = self._replies.popleft()
+            if reply is not None and not reply.done():
+                reply.set_result(True)
+
+    def _on_message(self, watch: _Watch, payload: bytes) -> None:
+        end = payload.find(b"\n", 0, 64)
+        epoch, first, last = payload[:end].decode().split(" ")
+        ring = watch.ring
+        if epoch == ring.epoch and int(last) <= ring.seq:  # an echo of an own append
+            return
+        frames = payload[end + 1 :].split(b"\n")
+        if len(frames) != int(last) - int(first) + 1:
+            self._mend_later(watch)
+            return
+        self._feed(watch, epoch, int(first), frames)
+
+    def _feed(self, watch: _Watch, epoch: str, first: int, frames: list[bytes]) -> None:
+        if not watch.is_open or not watch.ring.feed(epoch, first, frames):
+            self._mend_later(watch)
+
+    # ------------------------------------------------------------------------------ open, mend, leave
+
+    async def _open(self, watch: _Watch) -> None:
+        """Subscribe, then read: what comes between is either in the read or on its way here."""
+        try:
+            async with asyncio.timeout(settings.HEADRACE.command_hop_s):
+                while not await self._subscribe(watch):
+                    await self._wait_changed()
+        except TimeoutError:
+            raise WireError("unavailable") from None
+        read = await self.log.read(watch.ring.chat, 0, limit=0)
+        watch.ring.reset(read.epoch, read.top, [])
+        watch.is_open = True
+        if watch.is_gap:
+            self._mend(watch)
+
+    def _leave(self, watch: _Watch) -> None:
+        watch.count -= 1
+        chat = watch.ring.chat
+        if watch.count or self._watches.get(chat) is not watch:
+            return
+        del self._watches[chat]
+        del self._by_channel[watch.channel]
+        for task in (watch.opening, watch.mending):
+            if task is not None:
+                task.cancel()
+        if self._link is not None:
+            self._replies.append(None)
+            self._link.write(pack("UNSUBSCRIBE", watch.channel))
+
+    def _mend_later(self, watch: _Watch) -> None:
+        watch.is_gap = True
+        if watch.is_open:
+            self._mend(watch)
+
+    def _mend(self, watch: _Watch) -> asyncio.Task:
+        watch.is_gap = True
+        if watch.mending is None or watch.mending.done():
+            watch.mending = self._spawn(self._read_gap(watch))
+        return watch.mending
+
+    async def _read_gap(self, watch: _Watch) -> None:
+        ring = watch.ring
+        while watch.is_gap:
+            watch.is_gap = False
+            try:
+                read = await self.log.read(ring.chat, ring.seq, limit=settings.HEADRACE.ring_events)
+            except WireError:
+                return  # Redis is away: after the reconnect the tops tell
+            self._apply(ring, read)
+
+    def _apply(self, ring: Ring, read: Any) -> None:
+        if read.epoch == ring.epoch and read.top <= ring.seq:
+            return
+        frames = [frame for _, frame in read.entries]
+        reaches_top = bool(frames) and read.entries[-1][0] == read.top
+        if read.epoch == ring.epoch and reaches_top and ring.feed(read.epoch, read.entries[0][0], frames):
+            return
+        # Too far behind, trimmed, or another epoch: readers take what they lack from the log.
+        ring.reset(read.epoch, read.top, frames if reaches_top else [])
+
+    # ------------------------------------------------------------------------------ the subscription
+
+    async def _subscribe(self, watch: _Watch) -> bool:
+        """Returns once the server has confirmed it; False: there is no link, or it was lost."""
+        if self._link is None:
+            return False
+        reply = asyncio.get_running_loop().create_future()
+        self._replies.append(reply)
+        self._link.write(pack("SUBSCRIBE", watch.channel))
+        return await reply
+
+    async def _keep(self) -> None:
+        """Hold the subscription and compare tops, for ever."""
+        failures = 0
+        while True:
+            try:
+                await self._connect()
+                failures = 0
+                await self._listen()
+            except Exception as error:  # the next try may succeed; until then sockets are told
+                if not self._is_cut:
+                    logger.warning("subscription_lost", reason=repr(error))
+            self._drop_link()
+            self._is_cut = True
+            self._judge()
+            failures = min(failures + 1, 6)
+            await asyncio.sleep(random.uniform(0, min(1.0, 0.05 * 2**failures)))
+
+    async def _connect(self) -> None:
+        """A link that is subscribed to all that is watched."""
+        self._link = await Link.open(self._on_push, self._on_link_lost)
+        self._changed.set()
+        channels = list(self._by_channel)
+        if not channels:
+            return
+        last = asyncio.get_running_loop().create_future()
+        self._replies.extend([None] * (len(channels) - 1) + [last])
+        self._link.write(pack("SUBSCRIBE", *channels))
+        async with asyncio.timeout(settings.HEADRACE.command_hop_s):
+            if not await last:
+                raise ConnectionResetError("lost while subscribing")
+
+    async def _listen(self) -> None:
+        """Until the link is lost: every few seconds the tops, and a ping that must be heard."""
+        bounds = settings.HEADRACE
+        while True:
+            await self.log.tops([chat for chat, watch in self._watches.items() if watch.is_open], self._on_top)
+            if self._link is None:
+                raise ConnectionResetError("the connection ended")
+            if self._is_cut:
+                self._is_cut = False
+                logger.info("subscription_back")
+                self._judge()
+            self._heard = False
+            self._link.write(pack("PING"))
+            try:
+                async with asyncio.timeout(random.uniform(0.9, 1.1) * bounds.tops_every_s):
+                    while self._link is not None:
+                        await self._wait_changed()
+                raise ConnectionResetError("the connection ended")
+            except TimeoutError:
+                if not self._heard:
+                    raise ConnectionResetError("no answer to a ping") from None
+
+    def _on_top(self, chat: str, position: Position) -> None:
+        watch = self._watches.get(chat)
+        if watch is None or not watch.is_open:
+            return
+        ring = watch.ring
+        if position.epoch != ring.epoch or position.seq > ring.seq:
+            self._mend_later(watch)
+
+    def _on_link_lost(self, link: Link) -> None:
+        if link is self._link:
+            self._drop_link()
+
+    def _drop_link(self) -> None:
+        link, self._link = self._link, None
+        if link is None:
+            return
+        link.abort()
+        for reply in self._replies:
+            if reply is not None and not reply.done():
+                reply.set_result(False)
+        self._replies.clear()
+        self._changed.set()
+
+    async def _wait_changed(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _judge(self) -> None:
+        is_degraded = self._is_cut or self.log.is_in_trouble
+        if is_degraded != self.is_degraded:
+            self.is_degraded = is_degraded
+            self._changed.set()
+            self.on_degraded(is_degraded)
+
+    def _spawn(self, work: Any) -> asyncio.Task:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits for it has it; nobody may

@@ -1,0 +1,194 @@
+"""The sockets of this worker: what they carried, counted in memory, written for all in one statement.
+
+A session's row is made when the socket is admitted and closed when it ends. A close that finds the database away is
+kept and goes with the next write.
+"""
+
+import asyncio
+import uuid
+from typing import Any
+
+from streams import database, store
+from streams.errors import CATALOGUE
+from streams.states import ENDS, Door, Kind, StreamState, can_move
+
+_ORDERLY = frozenset({"idle", "going_away", "chat_deleted"})  # ends by a catalogue code that are no errors
+
+
+class Session:
+    """One admitted socket. Counters: frames and their payload bytes (docs: wire, 7)."""
+
+    __slots__ = (
+        "address",
+        "bytes_recv",
+        "bytes_sent",
+        "chat",
+        "chunks_recv",
+        "chunks_sent",
+        "close_code",
+        "close_reason",
+        "door",
+        "flow",
+        "id",
+        "is_dirty",
+        "kind",
+        "state",
+        "trace",
+        "user",
+    )
+
+    def __init__(
+        self,
+        *,
+        user: int | None,
+        flow: str | None,
+        chat: str | None,
+        door: Door,
+        kind: Kind,
+        address: str | None,
+        trace: str,
+    ) -> None:
+        self.id = str(uuid.uuid4())
+        self.user = user
+        self.address = address
+        self.flow = flow
+        self.chat = chat
+        self.door = door
+        self.kind = kind
+        self.trace = trace
+        self.state = StreamState.CONNECTING
+        self.chunks_sent = self.bytes_sent = self.chunks_recv = self.bytes_recv = 0
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self.is_dirty = False
+
+    def sent(self, nbytes: int) -> None:
+        """A frame was written; call it when the write returned."""
+        self.chunks_sent += 1
+        self.bytes_sent += nbytes
+        self.is_dirty = True
+
+    def received(self, nbytes: int) -> None:
+        """A frame came, a bad one included."""
+        self.chunks_recv += 1
+        self.bytes_recv += nbytes
+        self.is_dirty = True
+
+    def move(self, state: StreamState) -> bool:
+        """Change the state where that is a legal move; says whether it was."""
+        state = StreamState(state)
+        if state in ENDS or not can_move(self.state, state):
+            return False
+        self.state = state
+        self.is_dirty = True
+        return True
+
+    def ended(self, code: int | None, reason: str) -> None:
+        """Note why it ends, before its close is written; the first who says it is right."""
+        if self.close_code is None and not self.close_reason:
+            self.close_code = code
+            self.close_reason = reason
+
+    def row(self) -> store.SessionRow:
+        return store.SessionRow(
+            self.id, self.state.value, self.chunks_sent, self.bytes_sent, self.chunks_recv, self.bytes_recv,
+            self.state in ENDS, self.close_code, self.close_reason,
+        )  # fmt: skip
+
+
+class Sessions:
+    """The registry of one worker's sessions, by id."""
+
+    def __init__(self, worker: str) -> None:
+        self.worker = worker
+        self.live: dict[str, Session] = {}
+        self._ended: dict[str, Session] = {}  # not written yet
+        self._writing = asyncio.Lock()
+
+    async def open(
+        self,
+        *,
+        user: int | None,
+        flow: str | None = None,
+        chat: str | None = None,
+        door: Door = Door.CHAT,
+        kind: Kind = Kind.TEXT,
+        address: str | None = None,
+        user_agent: str = "",
+        dialect: str = "headrace.v1",
+        trace: str = "",
+    ) -> Session:
+        """Make the row of a socket that was admitted. Raises WireError("unavailable")."""
+        session = Session(user=user, flow=flow, chat=chat, door=door, kind=kind, address=address, trace=trace)
+        values: dict[str, Any] = {
+            "id": session.id,
+            "user_id": user,
+            "flow": flow,
+            "chat": chat,
+            "door": Door(door).value,
+            "kind": Kind(kind).value,
+            "worker": self.worker,
+            "address": address,
+            "user_agent": user_agent,
+            "dialect": dialect,
+            "trace": trace,
+        }
+        is_back = has_failed = False
+
+        def on_return() -> None:
+            nonlocal is_back
+            is_back = True
+            if has_failed:
+                self._end(session)
+
+        try:
+            await database.write(store.create_session, values, on_return=on_return)
+        except BaseException:
+            # The row may come to be all the same, later than we waited: what is ended then is ended after that.
+            has_failed = True
+            session.ended(None, "unavailable")
+            if is_back:
+                self._end(session)
+            raise
+        self.live[session.id] = session
+        return session
+
+    async def close(self, session: Session, code: int | None, reason: str = "") -> None:
+        """End a session with its last counters; code and reason as `ended` noted them, else these.
+
+        Raises WireError("unavailable"); the next write takes it along then.
+        """
+        if session.state in ENDS:
+            return
+        session.ended(code, reason)
+        self._end(session)
+        await self._write([])
+
+    async def write_counters(self, all_live: bool = False) -> None:
+        """Write what changed, in one statement. `all_live`: this worker was buried and lives, so its rows do too."""
+        changed = [session for session in self.live.values() if session.is_dirty or all_live]
+        for session in changed:
+            session.is_dirty = False
+        try:
+            await self._write(changed)
+        except BaseException:
+            for session in changed:
+                session.is_dirty = True
+            raise
+
+    def _end(self, session: Session) -> None:
+        self.live.pop(session.id, None)
+        is_error = session.close_reason in CATALOGUE and session.close_reason not in _ORDERLY
+        session.state = StreamState.ERROR if is_error else StreamState.DISCONNECTED
+        self._ended[session.id] = session
+
+    async def _write(self, changed: list[Session]) -> None:
+        """One writer at a time; what ends meanwhile goes together with the next."""
+        async with self._writing:
+            ended = list(self._ended.values())
+            rows = [session.row() for session in {*changed, *ended}]
+            if not rows:
+                return
+            await database.write(store.write_sessions, self.worker, rows)
+            for session in ended:
+                self._ended.pop(session.id, None)

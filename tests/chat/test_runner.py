@@ -1,0 +1,149 @@
+"""What a run makes of its handler: results and parts that the wire can carry, an end whatever comes back."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from flows import handlers
+from flows.context import Handler
+from tests.chat.conftest import ASKS, TALK
+from tests.chat.view import text_of
+
+
+@pytest.fixture
+def answered_by(staged, monkeypatch):
+    """`await answered_by(handler)`: the tab and the turn that this handler answers, ended."""
+
+    async def make(handler: Handler) -> tuple[Any, Any]:
+        monkeypatch.setitem(handlers._handlers, "tried", handler)
+        stage = await staged(TALK, skill="tried")
+        one = await stage.worker()
+        tab = await stage.tab(one)
+        id_ = (await tab.say("go"))["turn"]
+        await tab.until_ended(id_)
+        await stage.at_rest(one)
+        await stage.agrees(tab)
+        return tab, await stage.turn(id_)
+
+    return make
+
+
+async def test_what_a_handler_returns_is_the_turns_data(answered_by):
+    async def handle(params: dict[str, Any], ctx: Any) -> Any:
+        return {"list": [1, None, "two"]}
+
+    tab, turn = await answered_by(handle)
+    assert (turn.state, turn.data) == ("done", {"list": [1, None, "two"]})
+    assert tab.frames[-1]["data"] == turn.data
+
+
+async def test_a_zero_character_is_left_out_and_its_name_is_not(answered_by):
+    async def handle(params: dict[str, Any], ctx: Any) -> Any:
+        kept = await ctx.step("k", says)
+        await ctx.write(kept)
+        return ["a\x00b", "\\u0000", "\\\x00\x00\\\\u0000", kept]
+
+    async def says() -> str:
+        return "c\x00d"
+
+    tab, turn = await answered_by(handle)
+    assert turn.data == ["ab", "\\u0000", "\\\\\\u0000", "cd"]
+
+
+async def test_vars_that_are_not_json_end_the_turn_as_a_fault_of_the_flow(answered_by):
+    async def handle(params: dict[str, Any], ctx: Any) -> None:
+        ctx.vars["bad"] = object()
+
+    _, turn = await answered_by(handle)
+    assert (turn.state, turn.error["code"], turn.attempt) == ("error", "flow_error", 1)
+
+
+async def test_a_result_that_is_not_json_ends_the_turn_as_a_fault_of_the_flow(answered_by):
+    async def handle(params: dict[str, Any], ctx: Any) -> Any:
+        await ctx.write("text")
+        return object()
+
+    _, turn = await answered_by(handle)
+    assert (turn.state, turn.error["code"], turn.attempt) == ("error", "flow_error", 1)
+
+
+async def test_a_result_that_an_event_cannot_hold_is_stored_and_left_out_of_it(answered_by):
+    async def handle(params: dict[str, Any], ctx: Any) -> Any:
+        await ctx.write("text")
+        return "x" * 70_000
+
+    tab, turn = await answered_by(handle)
+    end = next(frame for frame in tab.frames if frame["type"] == "turn_end")
+    assert (turn.state, len(turn.data), end["data"]) == ("done", 70_000, None)
+    assert text_of(end["message"]["parts"]) == "text"
+
+
+@pytest.mark.parametrize("data", ["x" * 70_000, object()], ids=["too large", "no json"])
+async def test_a_part_whose_data_no_event_can_hold_is_refused_to_its_handler(answered_by, data: Any):
+    async def handle(params: dict[str, Any], ctx: Any) -> None:
+        await ctx.write("before")
+        await ctx.write("", kind="data", data=data)
+
+    _, turn = await answered_by(handle)
+    assert (turn.state, turn.error["code"]) == ("error", "flow_error")
+
+
+async def test_data_of_a_part_are_shown_and_stored(answered_by):
+    async def handle(params: dict[str, Any], ctx: Any) -> None:
+        await ctx.write("named", kind="data", data={"rows": (1, 2)})
+
+    tab, _ = await answered_by(handle)
+    end = next(frame for frame in tab.frames if frame["type"] == "turn_end")
+    [part] = end["message"]["parts"]
+    assert (part["kind"], part["text"], part["data"]) == ("data", "named", {"rows": [1, 2]})
+
+
+async def test_a_handler_that_fails_ends_its_turn_and_keeps_its_text(answered_by):
+    async def handle(params: dict[str, Any], ctx: Any) -> None:
+        await ctx.write("so far")
+        raise KeyError("a fault of its own")
+
+    tab, turn = await answered_by(handle)
+    assert (turn.state, turn.error["code"]) == ("error", "flow_error")
+    end = next(frame for frame in tab.frames if frame["type"] == "turn_end")
+    assert text_of(end["message"]["parts"]) == "so far"
+
+
+async def test_a_claim_that_cannot_reach_the_log_gives_the_turn_back_as_it_was(staged):
+    stage = await staged(ASKS)
+    one = await stage.worker()
+    tab = await stage.tab(one)
+    turn = (await tab.say("hello"))["turn"]
+    question = await tab.until_question(turn)
+    await tab.command("answer", question=question, value="hang")
+    await tab.until_shown(turn, "One two")
+    before = (await stage.turn(turn)).parts
+    two, tab = await stage.succeeds(one, tab)
+    two.at_call("loses", "append:fence")
+    await stage.sweep(two)
+    await stage.at_rest(two)
+    row = await stage.turn(turn)
+    assert (row.state, row.worker, row.parts) == ("running", None, before)
+    await stage.sweep(two)
+    answer = await tab.until_ended(turn)
+    assert [part["kind"] for part in answer["parts"]] == ["text", "text", "question", "text"]
+    await stage.at_rest(two)
+    await stage.agrees(tab)
+
+
+async def test_a_question_is_asked_when_all_that_was_said_is_in_the_log(staged):
+    stage = await staged(ASKS)
+    one = await stage.worker()
+    tab = await stage.tab(one)
+    held, asking = one.at_call("holds", "append:delta"), one.at_call("holds", "write:ask")
+    turn = (await tab.say("hello"))["turn"]
+    await held.reached()
+    reached = asyncio.create_task(asking.reached())
+    assert not (await asyncio.wait([reached], timeout=0.05))[0]
+    held.go()
+    await reached
+    texts = [event["text"] for event in await stage.events() if event["type"] == "delta"]
+    assert "".join(texts) == "Model says one hello.Between."
+    asking.go()
+    await tab.until_question(turn)

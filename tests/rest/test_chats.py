@@ -1,0 +1,389 @@
+"""Chats, turns, questions and sessions by REST. Turns run on a server in this process."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from accounts.models import User
+from chat.models import Chat, Command, Message, Turn
+from flows.models import Flow
+from streams.database import write
+from streams.models import StreamSession
+from tests.conftest import Live
+from tests.rest.conftest import Api, bare, code_of
+from tests.waiting import until
+
+Make = Callable[..., Api]
+MakeFlow = Callable[..., Flow]
+HELLO = {
+    "schema": 1,
+    "nodes": [
+        {"id": "start", "kind": "start"},
+        {"id": "hello", "kind": "message", "fields": {"text": "Hello {{ input.text }}"}},
+        {"id": "end", "kind": "end"},
+    ],
+    "edges": [{"from": "start", "to": "hello"}, {"from": "hello", "to": "end"}],
+}
+ASK = {
+    "schema": 1,
+    "nodes": [
+        {"id": "start", "kind": "start"},
+        {"id": "ask", "kind": "question", "fields": {"text": "Your name?"}},
+        {"id": "hello", "kind": "message", "fields": {"text": "Hello {{ ask.value }}"}},
+        {"id": "end", "kind": "end"},
+    ],
+    "edges": [{"from": "start", "to": "ask"}, {"from": "ask", "to": "hello"}, {"from": "hello", "to": "end"}],
+}
+
+# ------------------------------------------------------------------------------------------------------- chats
+
+
+def new_chat(user: User, flow: Flow, title: str = "", **fields: Any) -> Chat:
+    return Chat.objects.create(user=user, flow=flow, title=title, **fields)
+
+
+def say(chat: Chat, text: str, parent: Any = None, role: str = "user", age_s: float = 0) -> Message:
+    part = {"id": f"1.{role}#1", "kind": "text", "text": text}
+    created = timezone.now() - timedelta(seconds=age_s)
+    return Message.objects.create(chat=chat, role=role, parts=[part], parent=parent, created=created)
+
+
+def titles(response: Any) -> list[str]:
+    return [row["title"] for row in response.json()["results"]]
+
+
+def test_a_chat_is_made_with_a_flow_that_is_online(api: Make, make_flow: MakeFlow) -> None:
+    anna, bert = api("anna"), api("bert")
+    make_flow(anna.user, "Open")
+    make_flow(anna.user, "Offline", is_online=False)
+    make_flow(anna.user, "Own", visibility="owner")
+    made = bert.post("chats/", {"flow": "open", "title": "First"})
+    assert made.status_code == 201
+    chat = made.json()
+    assert (chat["title"], chat["flow"]["slug"], chat["state"], chat["pinned"]) == ("First", "open", None, False)
+    assert made["Location"] == f"/api/chats/{chat['id']}/"
+    assert bert.get(f"chats/{chat['id']}/").json() == chat
+    assert bert.get(f"chats/{chat['id'].replace('-', '').upper()}/").json() == chat
+    assert code_of(bert.post("chats/", {"flow": "offline"})) == (409, "flow_offline")
+    for ref in ("own", "nothing", str(uuid4()), "\0", ""):
+        assert code_of(bert.post("chats/", {"flow": ref}))[1] in ("flow_not_found", "validation_error")
+
+
+def test_row_31_another_s_chat_is_not_there_on_any_verb(api: Make, make_flow: MakeFlow) -> None:
+    anna, bert = api("anna"), api("bert", is_staff=True)
+    chat = new_chat(anna.user, make_flow(anna.user))
+    verbs = [
+        ("GET", ""),
+        ("PATCH", ""),
+        ("DELETE", ""),
+        ("GET", "messages/"),
+        ("POST", "turns/"),
+    ]
+    for method, path in verbs:
+        foreign = bert.request(method, f"/api/chats/{chat.id}/{path}")
+        assert code_of(foreign) == (404, "not_found")
+        for ref in (uuid4(), "x"):
+            assert bare(foreign) == bare(bert.request(method, f"/api/chats/{ref}/{path}"))
+    chat.refresh_from_db()
+    assert not chat.deleted
+
+
+def test_lists_show_one_s_own_chats_pinned_ones_first(api: Make, make_flow: MakeFlow) -> None:
+    anna, bert = api("anna"), api("bert")
+    flow = make_flow(anna.user)
+    for title in ("old", "pinned", "new", "deleted", "debug"):
+        new_chat(anna.user, flow, title, pinned=title == "pinned", deleted=title == "deleted")
+    Chat.objects.filter(title="debug").update(kind="debug")
+    new_chat(bert.user, flow, "foreign")
+    assert titles(anna.get("chats/")) == ["pinned", "new", "old"]
+    paged, url = [], "/api/chats/?limit=1"
+    while url:
+        page = anna.client.get(url, headers=anna.headers).json()
+        paged += [row["title"] for row in page["results"]]
+        url = page["next"]
+    assert paged == ["pinned", "new", "old"]
+
+
+def test_chats_are_searched_by_title_and_text(api: Make, make_flow: MakeFlow) -> None:
+    anna, bert = api("anna"), api("bert")
+    flow = make_flow(anna.user)
+    say(new_chat(anna.user, flow, "Rivers"), "Of water and WHEELS")
+    say(new_chat(anna.user, flow, "Mills"), "nothing")
+    say(new_chat(bert.user, flow, "Wheels"), "wheels")
+    assert titles(anna.get("chats/?q=wheels")) == ["Rivers"]
+    assert titles(anna.get("chats/?q=mill")) == ["Mills"]
+    assert titles(anna.get("chats/?q=%00%25_")) == []
+
+
+def test_a_list_costs_the_same_queries_whatever_its_length(api: Make, make_flow: MakeFlow) -> None:
+    anna = api("anna")
+    flow = make_flow(anna.user)
+
+    def queries(path: str) -> int:
+        with CaptureQueriesContext(
+            connection,
+        ) as captured:
+            assert anna.get(path).status_code == 200
+        return len(captured)
+
+    new_chat(anna.user, flow)
+    anna.get("chats/")
+    one = queries("chats/"), queries("flows/")
+    for number in range(5):
+        new_chat(anna.user, flow)
+        make_flow(anna.user, f"Flow {number}")
+    assert (queries("chats/"), queries("flows/")) == one
+
+
+@pytest.mark.parametrize("body", [{"title": 5}, {"title": ""}, {"title": "x" * 201}, {"head": "x"}, {"pinned": "yes"}])
+def test_fields_of_a_chat_that_do_not_fit(api: Make, make_flow: MakeFlow, body: dict[str, Any]) -> None:
+    anna = api("anna")
+    chat = new_chat(anna.user, make_flow(anna.user))
+    assert code_of(anna.patch(f"chats/{chat.id}/", body)) == (400, "validation_error")
+
+
+def test_messages_come_newest_first_or_by_branch(api: Make, make_flow: MakeFlow) -> None:
+    anna = api("anna")
+    chat = new_chat(anna.user, make_flow(anna.user))
+    first = say(chat, "first", age_s=30)
+    left = say(chat, "left", first.id, "assistant", age_s=20)
+    right = say(chat, "right", first.id, "assistant", age_s=10)
+    deep = say(chat, "deep", left.id, age_s=5)
+
+    def texts(query: str = "") -> list[str]:
+        return [row["parts"][0]["text"] for row in anna.get(f"chats/{chat.id}/messages/{query}").json()["results"]]
+
+    assert texts() == ["deep", "right", "left", "first"]
+    assert texts("?limit=2") == ["deep", "right"]
+    assert texts(f"?branch={deep.id}") == ["deep", "left", "first"]
+    assert texts(f"?branch={right.id}") == ["right", "first"]
+    for branch in ("x", "", uuid4()):
+        assert code_of(anna.get(f"chats/{chat.id}/messages/?branch={branch}")) == (404, "message_not_found")
+
+
+def test_a_branch_may_end_in_an_answer_that_is_being_written(api: Make, make_flow: MakeFlow) -> None:
+    anna = api("anna")
+    chat = new_chat(anna.user, make_flow(anna.user))
+    said = say(chat, "said")
+    turn = Turn.objects.create(chat=chat, number=1, input=said.id, state="running", created=timezone.now())
+    rows = anna.get(f"chats/{chat.id}/messages/?branch={turn.answer}").json()["results"]
+    assert [row["id"] for row in rows] == [str(said.id)]
+
+
+# ------------------------------------------------------------------------------------------------------- turns
+
+
+class Remote:
+    """REST of a live server, as one user."""
+
+    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
+        self.http, self.url = http, url
+
+    async def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, Any]:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.http.request(method, f"{self.url}/api/{path}", json=body or {}, headers=sent) as response:
+            text = await response.read()
+            return response.status, await response.json() if text else None, response.headers
+
+
+@asynccontextmanager
+async def remote(live: Live, token: str) -> AsyncIterator[Remote]:
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as http:
+        yield Remote(http, live.url)
+
+
+@pytest.fixture
+async def anna(live: Live, make_user: Any, token_of: Any) -> AsyncIterator[Remote]:
+    user = await write(make_user, "anna")
+    async with remote(live, await token_of(user)) as client:
+        yield client
+
+
+@pytest.fixture
+async def bert(live: Live, make_user: Any, token_of: Any) -> AsyncIterator[Remote]:
+    user = await write(make_user, "bert")
+    async with remote(live, await token_of(user)) as client:
+        yield client
+
+
+async def online(anna: Remote, draft: dict[str, Any], **fields: Any) -> str:
+    _, flow, _ = await anna("POST", "flows/", {"name": "Flow", "draft": draft, **fields})
+    status, published, _ = await anna("POST", f"flows/{flow['id']}/publish/")
+    assert status == 200, published
+    return flow["id"]
+
+
+async def chat_with(anna: Remote, draft: dict[str, Any], **fields: Any) -> str:
+    status, chat, _ = await anna("POST", "chats/", {"flow": await online(anna, draft, **fields)})
+    assert status == 201, chat
+    return chat["id"]
+
+
+async def in_state(anna: Remote, turn: str, state: str) -> dict[str, Any]:
+    async def reached() -> Any:
+        _, shown, _ = await anna("GET", f"turns/{turn}/")
+        return shown if shown["state"] == state else None
+
+    return await until(reached, 10, f"the turn is {state}")
+
+
+async def test_a_turn_without_a_socket(anna: Remote) -> None:
+    chat = await chat_with(anna, HELLO)
+    status, reply, headers = await anna("POST", f"chats/{chat}/turns/", {"text": "World"})
+    assert status == 202 and set(reply) == {"message", "turn", "answer", "queued"}
+    assert headers["Location"] == f"/api/turns/{reply['turn']}/"
+    ended = await in_state(anna, reply["turn"], "done")
+    assert [part["text"] for part in ended["parts"]] == ["Hello World"]
+    assert (ended["message"], ended["answer"], ended["version"]) == (reply["message"], reply["answer"], 1)
+    _, messages, _ = await anna("GET", f"chats/{chat}/messages/")
+    assert [row["id"] for row in messages["results"]] == [reply["answer"], reply["message"]]
+    _, shown, _ = await anna("GET", f"chats/{chat}/")
+    assert (shown["title"], shown["head"], shown["state"]) == ("World", reply["answer"], None)
+
+
+async def test_row_32_idempotency_keys(anna: Remote) -> None:
+    path = f"chats/{await chat_with(anna, HELLO)}/turns/"
+    first = await anna("POST", path, {"text": "one"}, Idempotency_Key="k-1")
+    again = await anna("POST", path, {"text": "one"}, Idempotency_Key="k-1")
+    assert first[:2] == again[:2] and first[0] == 202
+    status, body, _ = await anna("POST", path, {"text": "two"}, Idempotency_Key="k-1")
+    assert (status, body["error"]["code"]) == (422, "id_conflict")
+    for key in ("", "a b", "x" * 65, "ä"):
+        status, body, _ = await anna("POST", path, {"text": "one"}, Idempotency_Key=key)
+        assert (status, body["error"]["code"]) == (400, "validation_error")
+        assert set(body["error"]["fields"]) == {"Idempotency-Key"}
+    assert await write(Message.objects.filter(role="user").count) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({}, 400, "validation_error"),
+        ({"text": 5}, 400, "validation_error"),
+        ({"text": ""}, 400, "empty_text"),
+        ({"text": " \u200b\n"}, 400, "empty_text"),
+        ({"text": "a\0b"}, 400, "bad_text"),
+        ({"text": "x" * 32_001}, 413, "text_too_long"),
+        ({"text": "x", "role": "assistant"}, 400, "unknown_field"),
+        ({"text": "x", "seq": 1}, 400, "unknown_field"),
+        ({"text": "x", "params": []}, 400, "validation_error"),
+        ({"text": "x", "parent": "x"}, 400, "validation_error"),
+        ({"text": "x", "parent": str(uuid4())}, 404, "message_not_found"),
+        ({"text": "x", "files": [str(uuid4())]}, 501, "not_supported"),
+    ],
+)
+async def test_says_that_are_refused(anna: Remote, body: dict[str, Any], status: int, code: str) -> None:
+    refused, answer, _ = await anna("POST", f"chats/{await chat_with(anna, HELLO)}/turns/", body)
+    assert (refused, answer["error"]["code"]) == (status, code)
+    assert await write(Turn.objects.count) == 0 and await write(Command.objects.count) == 0
+
+
+async def test_a_flow_that_went_offline_takes_no_new_turn(anna: Remote) -> None:
+    flow = await online(anna, HELLO)
+    _, chat, _ = await anna("POST", "chats/", {"flow": flow})
+    await anna("POST", f"flows/{flow}/offline/")
+    status, body, _ = await anna("POST", f"chats/{chat['id']}/turns/", {"text": "x"})
+    assert (status, body["error"]["code"]) == (409, "flow_offline")
+
+
+async def test_a_question_is_answered(anna: Remote, bert: Remote) -> None:
+    chat = await chat_with(anna, ASK)
+    _, reply, _ = await anna("POST", f"chats/{chat}/turns/", {"text": "hi"})
+    waiting = await in_state(anna, reply["turn"], "waiting")
+    question = waiting["question"]["question"]
+    path = f"questions/{question}/answer/"
+    status, body, _ = await bert("POST", path, {"value": "Bert"})
+    assert (status, body["error"]["code"]) == (404, "not_found")
+    status, answered, _ = await anna("POST", path, {"value": "Anna"}, Idempotency_Key="a")
+    assert (status, answered) == (200, {"question": question, "turn": reply["turn"]})
+    ended = await in_state(anna, reply["turn"], "done")
+    assert ended["parts"][-1]["text"] == "Hello Anna"
+    assert (await anna("POST", path, {"value": "Anna"}, Idempotency_Key="a"))[1] == answered
+    status, body, _ = await anna("POST", path, {"value": "Other"})
+    assert (status, body["error"]["code"]) == (409, "question_closed")
+
+
+async def test_a_say_that_answers_the_open_question_says_so(anna: Remote) -> None:
+    chat = await chat_with(anna, ASK)
+    _, reply, _ = await anna("POST", f"chats/{chat}/turns/", {"text": "hi"})
+    await in_state(anna, reply["turn"], "waiting")
+    status, answered, _ = await anna("POST", f"chats/{chat}/turns/", {"text": "Anna"})
+    assert (status, set(answered), answered["turn"]) == (202, {"question", "turn"}, reply["turn"])
+
+
+async def test_a_turn_is_stopped_by_its_owner_only(anna: Remote, bert: Remote) -> None:
+    chat = await chat_with(anna, ASK)
+    _, reply, _ = await anna("POST", f"chats/{chat}/turns/", {"text": "hi"})
+    await in_state(anna, reply["turn"], "waiting")
+    for path, method in ((f"turns/{reply['turn']}/stop/", "POST"), (f"turns/{reply['turn']}/", "GET")):
+        status, body, _ = await bert(method, path)
+        assert (status, body["error"]["code"]) == (404, "not_found")
+    status, stopped, _ = await anna("POST", f"turns/{reply['turn']}/stop/")
+    assert (status, stopped) == (200, {"turn": reply["turn"]})
+    await in_state(anna, reply["turn"], "stopped")
+    status, body, _ = await anna("POST", f"turns/{reply['turn']}/stop/")
+    assert (status, body["error"]["code"]) == (409, "turn_not_running")
+
+
+async def test_a_chat_is_renamed_pinned_and_deleted(anna: Remote) -> None:
+    chat = await chat_with(anna, ASK)
+    _, reply, _ = await anna("POST", f"chats/{chat}/turns/", {"text": "hi"})
+    await in_state(anna, reply["turn"], "waiting")
+    _, changed, _ = await anna("PATCH", f"chats/{chat}/", {"title": "New", "pinned": True, "head": reply["message"]})
+    assert (changed["title"], changed["pinned"], changed["head"]) == ("New", True, reply["message"])
+    status, body, _ = await anna("PATCH", f"chats/{chat}/", {"head": str(uuid4())})
+    assert (status, body["error"]["code"]) == (404, "message_not_found")
+    assert (await anna("DELETE", f"chats/{chat}/"))[0] == 204
+    for method, path in (("GET", ""), ("DELETE", ""), ("POST", "turns/"), ("GET", "messages/")):
+        status, body, _ = await anna(method, f"chats/{chat}/{path}", {"text": "x"} if method == "POST" else None)
+        assert (status, body["error"]["code"]) == (404, "not_found")
+    assert await write(lambda: Turn.objects.get().state) == "stopped"
+
+
+async def test_chats_of_a_deleted_flow_stay_readable(anna: Remote) -> None:
+    flow = await online(anna, HELLO)
+    _, chat, _ = await anna("POST", "chats/", {"flow": flow})
+    _, reply, _ = await anna("POST", f"chats/{chat['id']}/turns/", {"text": "World"})
+    await in_state(anna, reply["turn"], "done")
+    assert (await anna("DELETE", f"flows/{flow}/"))[0] == 204
+    _, messages, _ = await anna("GET", f"chats/{chat['id']}/messages/")
+    assert len(messages["results"]) == 2
+    status, body, _ = await anna("POST", f"chats/{chat['id']}/turns/", {"text": "x"})
+    assert (status, body["error"]["code"]) == (404, "flow_not_found")
+
+
+async def test_says_at_once_are_one_turn_after_the_other(anna: Remote) -> None:
+    chat = await chat_with(anna, HELLO)
+    path = f"chats/{chat}/turns/"
+    replies = await asyncio.gather(*(anna("POST", path, {"text": f"{number}"}) for number in range(4)))
+    assert {status for status, _, _ in replies} == {202}
+    for _, reply, _ in replies:
+        await in_state(anna, reply["turn"], "done")
+
+
+# ---------------------------------------------------------------------------------------------------- sessions
+
+
+def test_sessions_are_for_staff_and_viewers(api: Make) -> None:
+    from django.contrib.auth.models import Permission
+
+    anna, chief, viewer = api("anna"), api("chief", is_staff=True), api("viewer")
+    viewer.user.user_permissions.add(Permission.objects.get(codename="view_streamsession"))
+    now = timezone.now()
+    row = StreamSession.objects.create(user=anna.user, started=now, last_seen=now, bytes_sent=2048, chunks_sent=7)
+    for path in ("sessions/", f"sessions/{row.id}/"):
+        assert code_of(anna.get(path)) == (403, "forbidden")
+        assert viewer.get(path).status_code == 200
+    shown = chief.get(f"sessions/{row.id}/").json()
+    assert chief.get("sessions/").json()["results"] == [shown]
+    assert (shown["user"]["name"], shown["bytes_sent"], shown["chunks_sent"]) == ("anna", 2048, 7)
+    assert code_of(chief.get("sessions/x/")) == (404, "not_found")

@@ -1,0 +1,36 @@
+"""The settings under test: Headrace's own, in a directory of this run, with an embedded store of its own.
+
+`DATABASE_URL` and `REDIS_URL` are taken from the environment, so that the same tests run on Postgres and another
+Redis; everything else that an operator may have set is left out.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+_directory = tempfile.mkdtemp(prefix="headrace-test-")
+_maker = os.getpid()
+
+
+@atexit.register
+def _clear() -> None:
+    if os.getpid() == _maker:
+        shutil.rmtree(_directory, ignore_errors=True)
+
+
+for _name in [name for name in os.environ if name.startswith(("HEADRACE_", "OPENAI_"))]:
+    del os.environ[_name]
+os.environ.update(
+    {
+        "ENV_FILE": os.devnull,
+        "DATA_DIR": _directory,
+        "SECRET_KEY": "a key of the tests, of no use to anybody",
+        "HEADRACE_PRIVATE_PROVIDERS": "on",
+        "LOG_LEVEL": "WARNING",
+    }
+)
+
+from config.settings import *  # noqa: E402, F403
+
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # users are made in many tests

@@ -1,0 +1,185 @@
+"""The bridge: one hop, one transaction, repeated while locked, bounded, commands first."""
+
+import asyncio
+import sqlite3
+import threading
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.db import OperationalError, connection, transaction
+
+from streams import database
+from streams.errors import WireError
+from tests.waiting import until
+
+User = get_user_model()
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    yield
+    database.close()
+
+
+def names() -> list[str]:
+    return list(User.objects.order_by("username").values_list("username", flat=True))
+
+
+def make(name: str, error: Exception | None = None) -> str:
+    User.objects.create(username=name)
+    if error is not None:
+        raise error
+    return name
+
+
+class Gate:
+    """A job that holds its thread until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered, self.leave = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.entered.set()
+        assert self.leave.wait(10)
+
+
+async def test_a_write_is_one_transaction():
+    assert await database.write(make, "a") == "a"
+    with pytest.raises(ValueError, match="no"):
+        await database.write(make, "b", ValueError("no"))
+    assert await database.read(names) == ["a"]
+
+
+async def test_refusals_pass_through_and_undo_what_was_written():
+    with pytest.raises(WireError, match="turn_running"):
+        await database.write(make, "a", WireError("turn_running"))
+    assert await database.read(names) == []
+
+
+async def test_a_read_has_no_transaction_and_a_write_has():
+    assert await database.read(lambda: connection.in_atomic_block) is False
+    assert await database.write(lambda: connection.in_atomic_block) is True
+
+
+async def test_the_loop_never_touches_the_database():
+    assert await database.read(threading.get_ident) != threading.get_ident()
+
+
+@pytest.mark.parametrize("sentence", ["database is locked", "database table is locked: accounts_user"])
+async def test_a_locked_database_is_tried_again(sentence: str):
+    tries = []
+
+    def locked_twice() -> str:
+        tries.append(1)
+        make("a")
+        if len(tries) < 3:
+            raise OperationalError(sentence)
+        return "done"
+
+    assert await database.write(locked_twice) == "done"
+    assert len(tries) == 3 and await database.read(names) == ["a"]
+
+
+@pytest.mark.skipif("connection.vendor != 'sqlite'")
+async def test_a_writer_elsewhere_is_waited_for():
+    other = sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    writing = asyncio.create_task(database.write(make, "a", bound_s=10))
+    await asyncio.sleep(0)
+    other.execute("COMMIT")
+    other.close()
+    assert await writing == "a"
+
+
+async def test_past_its_bound_a_call_is_unavailable():
+    def locked() -> None:
+        raise OperationalError("database is locked")
+
+    with pytest.raises(WireError, match="unavailable"):
+        await database.write(locked, bound_s=0.1)
+
+
+@pytest.mark.skipif("connection.vendor != 'sqlite'")
+async def test_a_fault_of_the_statement_is_not_tried_again():
+    tries = []
+
+    def faulty() -> None:
+        tries.append(1)
+        raise OperationalError("no such table: x")
+
+    with pytest.raises(OperationalError):
+        await database.write(faulty)
+    assert len(tries) == 1
+
+
+async def test_a_hop_that_hangs_is_left_and_tells_when_its_thread_is_back():
+    gate, back = Gate(), []
+    await database.read(names)  # its thread is there
+    with pytest.raises(WireError, match="unavailable"):
+        await database.write(gate, bound_s=0.5, on_return=lambda: back.append(1))
+    assert gate.entered.is_set() and back == []
+    gate.leave.set()
+    await until(lambda: back == [1])
+
+
+async def test_on_return_is_told_once_at_the_end_of_a_good_call():
+    back = []
+    await database.write(make, "a", on_return=lambda: back.append(1))
+    assert back == [1]
+
+
+async def test_what_has_not_begun_when_its_caller_leaves_is_not_begun(settings):
+    gates = [Gate() for _ in range(settings.HEADRACE.database_threads)]
+    holding = [asyncio.create_task(database.read(gate, bound_s=10)) for gate in gates]
+    await until(gates[0].entered.is_set)
+    with pytest.raises(WireError, match="unavailable"):
+        await database.write(make, "late", bound_s=0.05)
+    for gate in gates:
+        gate.leave.set()
+    await asyncio.gather(*holding)
+    assert await database.read(names) == []
+
+
+@pytest.mark.skipif("connection.vendor != 'sqlite'")
+async def test_commands_go_before_work_that_is_repeated_until_done():
+    gate, order = Gate(), []
+    holding = asyncio.create_task(database.read(gate, bound_s=10))
+    await until(gate.entered.is_set)
+    jobs = [asyncio.create_task(database.write(order.append, "beat", until_done=True)) for _ in range(3)]
+    await asyncio.sleep(0)
+    jobs += [asyncio.create_task(database.write(order.append, "command")) for _ in range(3)]
+    await asyncio.sleep(0)
+    gate.leave.set()
+    await asyncio.gather(holding, *jobs)
+    assert order == ["command"] * 3 + ["beat"] * 3
+
+
+async def test_work_until_done_outlasts_any_bound(settings, monkeypatch):
+    monkeypatch.setattr(database, "LONGEST_PAUSE_S", 0.01)
+    tries = []
+
+    def long_away() -> str:
+        tries.append(1)
+        if len(tries) < 30:
+            raise OperationalError("database is locked")
+        return "done"
+
+    assert await database.write(long_away, bound_s=0.01, until_done=True) == "done"
+
+
+async def test_too_much_that_waits_is_refused_at_once(bounds, settings):
+    bounds(database_waiting=3)
+    gate = Gate()
+    count = settings.HEADRACE.database_threads + 8
+    calls = [asyncio.create_task(database.read(gate, bound_s=10)) for _ in range(count)]
+    await until(lambda: any(call.done() for call in calls))
+    gate.leave.set()
+    refused = [error for error in await asyncio.gather(*calls, return_exceptions=True) if error is not None]
+    assert refused and {error.code for error in refused} == {"unavailable"}
+
+
+def test_the_databases_clock_is_aware_and_may_be_asked_in_a_transaction():
+    with transaction.atomic():
+        assert database.now().utcoffset().total_seconds() == 0
+    assert database.now() <= database.now()

@@ -1,0 +1,298 @@
+"""The chat page in Chromium, on a real server."""
+
+import json
+import re
+
+from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
+
+from tests.web.chatting import answers, composer, expect_live, open_new, prose, say, words
+
+CHAT_URL = re.compile(r"/c/[0-9a-f-]{36}/$")
+
+
+def fake(**directive) -> str:
+    """What the fake model is to do, as it is written into a message."""
+    return json.dumps({"fake": directive})
+
+
+def test_guide_answers_and_the_chat_gets_an_address_and_a_place_in_the_list(page: Page):
+    page.goto("/")
+    page.get_by_role("link", name="Chat with Guide").click()
+    expect_live(page)
+    page.get_by_role("button", name="What is Headrace?").click()
+    expect(answers(page, "done")).to_be_visible(timeout=60_000)
+    expect(page).to_have_url(CHAT_URL)
+    expect(prose(page).locator("strong").first).to_have_text("Headrace")
+    expect(page.locator("[data-chats] [aria-current=page]")).to_have_text("What is Headrace?")
+    expect(page).to_have_title("What is Headrace? · Headrace")
+
+
+def test_refresh_in_mid_answer_loses_and_doubles_nothing(page: Page):
+    open_new(page, "assistant")
+    said = words(600)
+    say(page, said)
+    expect(prose(page)).to_contain_text("w40 ")
+    for _ in range(3):
+        page.reload()
+        expect(prose(page)).to_contain_text("w40 ")
+    expect(answers(page, "done")).to_be_visible()
+    assert prose(page).inner_text() == said
+    assert answers(page).count() == 1
+
+
+def test_two_tabs_are_in_step(context: BrowserContext):
+    first = context.new_page()
+    open_new(first, "assistant")
+    say(first, words(300))
+    expect(first).to_have_url(CHAT_URL)
+    second = context.new_page()
+    second.goto(first.url)
+    for tab in (first, second):
+        expect(answers(tab, "done")).to_be_visible()
+    assert prose(first).inner_text() == prose(second).inner_text() == words(300)
+    say(second, "and you?")
+    expect(prose(first)).to_have_text("and you?")
+
+
+def test_stop_is_there_before_the_first_token(page: Page):
+    open_new(page, "assistant")
+    say(page, fake(first_s=20) + " slow")
+    page.get_by_role("button", name="Stop").click()
+    expect(answers(page, "stopped")).to_contain_text("Stopped before anything was written")
+
+
+def test_escape_stops_and_keeps_what_was_written(page: Page):
+    open_new(page, "assistant")
+    say(page, fake(rate=20) + " " + words(600))
+    expect(prose(page)).to_contain_text("w4 ")
+    page.keyboard.press("Escape")
+    expect(answers(page, "stopped")).to_be_visible()
+    shown = prose(page).inner_text()
+    assert words(600).startswith(shown) and "w4" in shown
+    page.reload()
+    expect(prose(page)).to_have_text(shown)
+
+
+def test_wizard_is_answered_by_keyboard_alone(page: Page):
+    open_new(page, "wizard")
+    say(page, "Hello")
+    option = page.locator(".question.open .option").first
+    expect(option).to_be_enabled()
+    option.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".question.open textarea")).to_be_focused()
+    page.keyboard.type("Ada")
+    page.keyboard.press("Enter")
+    expect(page.locator(".question.open input").first).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(answers(page, "done")).to_contain_text("Ada")
+    assert page.locator(".question.closed").count() == 3
+
+
+def test_question_is_there_after_a_refresh_and_answered_in_the_composer(page: Page):
+    open_new(page, "wizard")
+    say(page, "Hello")
+    expect(page.locator(".question.open .option").first).to_be_visible()
+    page.reload()
+    label = page.locator(".question.open .option").first.inner_text()
+    say(page, label)
+    expect(page.locator(".question.closed").first).to_contain_text(label)
+    assert page.locator(".message.user").count() == 1
+
+
+def test_bad_form_value_is_told_at_its_field(page: Page):
+    open_new(page, "wizard")
+    say(page, "Hello")
+    page.locator(".question.open .option").first.click()
+    page.locator(".question.open textarea").fill("Ada")
+    page.get_by_role("button", name="Answer", exact=True).click()
+    number = page.locator(".question.open input[type=number]")
+    number.fill("99999")
+    page.get_by_role("button", name="Answer", exact=True).click()
+    expect(number).to_be_focused()
+    expect(page.locator(".field", has=page.locator("input[type=number]")).get_by_role("alert")).not_to_be_empty()
+
+
+def test_error_is_told_in_place_and_tried_again(page: Page):
+    open_new(page, "assistant")
+    say(page, fake(fault="cut", after=6, times=1) + " " + words(40))
+    problem = answers(page, "error").locator(".problem")
+    expect(problem).to_contain_text("provider_cut")
+    expect(prose(page)).to_contain_text("w0")
+    page.reload()
+    expect(problem).to_contain_text("provider_cut")
+    page.get_by_role("button", name="Try again").click()
+    expect(answers(page, "done")).to_contain_text("w39")
+    expect(page.locator(".branch-place")).to_have_text("2/2")
+
+
+def test_cut_line_comes_back_by_position_without_a_word(page: Page):
+    urls: list[str] = []
+    lines: list[WebSocketRoute] = []
+
+    def through(line: WebSocketRoute) -> None:
+        urls.append(line.url)
+        line.connect_to_server()
+        lines.append(line)
+
+    page.route_web_socket(re.compile("/chat/"), through)
+    open_new(page, "assistant")
+    said = words(400)
+    say(page, fake(rate=150) + said)
+    for seen in ("w10 ", "w120 ", "w240 "):
+        expect(prose(page)).to_contain_text(seen)
+        lines[-1].close(code=3001)
+    expect(answers(page, "done")).to_be_visible()
+    assert prose(page).inner_text() == said
+    assert len(urls) == 4 and all("epoch=" in url and "seq=" in url for url in urls[1:])
+
+
+def test_lost_line_is_told_with_its_next_try_and_what_was_sent_goes_out_once(page: Page):
+    is_down = False
+    lines: list[WebSocketRoute] = []
+
+    def through(line: WebSocketRoute) -> None:
+        if is_down:
+            line.close(code=3001)
+            return
+        line.connect_to_server()
+        lines.append(line)
+
+    page.route_web_socket(re.compile("/chat/"), through)
+    open_new(page, "assistant")
+    say(page, "one")
+    expect(prose(page)).to_have_text("one")
+    is_down = True
+    lines[-1].close(code=3001)
+    say(page, "two")
+    expect(page.locator(".message.user").last).to_contain_text("Sending")
+    expect(page.locator("[data-line]")).to_contain_text(re.compile(r"Attempt \d+, next try in \d+ second"))
+    is_down = False
+    page.get_by_role("button", name="Try now").click()
+    expect(prose(page)).to_have_text("two")
+    expect(page.locator("[data-line]")).to_be_hidden()
+    page.reload()
+    expect(page.locator(".message.user .said")).to_have_text(["one", "two"])
+
+
+def test_whole_blocks_are_not_painted_again(page: Page):
+    open_new(page, "assistant")
+    say(page, fake(rate=60) + "First paragraph.\n\nSecond one.\n\n" + words(200))
+    expect(prose(page).locator("p")).to_have_count(3)
+    first = prose(page).locator("p").first.element_handle()
+    expect(answers(page, "done")).to_be_visible()
+    assert first.evaluate("node => node.isConnected")
+
+
+def test_edit_makes_a_branch_and_arrows_walk_it(page: Page):
+    open_new(page, "assistant")
+    say(page, "red")
+    expect(prose(page)).to_have_text("red")
+    page.get_by_role("button", name="Edit").click()
+    page.get_by_label("Edit your message").fill("blue")
+    page.keyboard.press("Enter")
+    expect(prose(page)).to_have_text("blue")
+    expect(answers(page, "done")).to_be_visible()
+    page.get_by_role("button", name="Earlier version").click()
+    expect(prose(page)).to_have_text("red")
+    page.reload()
+    expect(prose(page)).to_have_text("red")
+
+
+def test_messages_queue_while_an_answer_runs_and_can_be_taken_back(page: Page):
+    open_new(page, "assistant")
+    say(page, fake(rate=30) + " " + words(60))
+    expect(answers(page, "running")).to_be_visible()
+    say(page, "second")
+    say(page, "third")
+    queued = page.locator(".message.user[data-status=queued]")
+    expect(queued).to_have_count(2)
+    queued.last.get_by_role("button", name="Take back").click()
+    expect(queued).to_have_count(1)
+    expect(composer(page)).to_have_value("third")
+    expect(answers(page, "done")).to_have_count(2, timeout=20_000)
+    expect(prose(page)).to_have_text("second")
+
+
+def test_shift_enter_breaks_and_an_input_method_does_not_send(page: Page):
+    open_new(page, "assistant")
+    composer(page).fill("one")
+    composer(page).press("Shift+Enter")
+    composer(page).press_sequentially("two")
+    composer(page).dispatch_event("keydown", {"key": "Enter", "isComposing": True})
+    expect(composer(page)).to_have_value("one\ntwo")
+    composer(page).press("Enter")
+    expect(page.locator(".message.user .said")).to_have_text("one\ntwo")
+    expect(composer(page)).to_be_focused()
+
+
+def test_draft_is_kept_over_a_reload(page: Page):
+    open_new(page, "assistant")
+    composer(page).fill("half a thought")
+    page.reload()
+    expect(composer(page)).to_have_value("half a thought")
+    composer(page).fill("")
+    page.reload()
+    expect_live(page)
+    expect(composer(page)).to_have_value("")
+
+
+def test_reader_who_scrolls_up_is_left_alone_until_he_asks(page: Page):
+    open_new(page, "assistant")
+    say(page, fake(rate=60) + "\n\n".join(f"Paragraph {number}." for number in range(120)))
+    expect(prose(page)).to_contain_text("Paragraph 25.")
+    page.locator("[data-scroller]").hover()
+    page.mouse.wheel(0, -400)
+    back = page.get_by_role("button", name="New below")
+    expect(back).to_be_visible()
+    top = page.evaluate("document.querySelector('[data-scroller]').scrollTop")
+    expect(answers(page, "done")).to_be_visible()
+    assert abs(page.evaluate("document.querySelector('[data-scroller]').scrollTop") - top) < 300
+    back.click()
+    expect(prose(page).locator("p").last).to_be_in_viewport()
+    expect(back).to_be_hidden()
+
+
+def test_phone_has_one_column_and_a_drawer(context: BrowserContext):
+    page = context.new_page()
+    page.set_viewport_size({"width": 390, "height": 780})
+    open_new(page, "guide")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(page.get_by_role("link", name="New chat")).not_to_be_in_viewport()
+    page.get_by_role("button", name="Open the list of chats").click()
+    expect(page.get_by_role("link", name="New chat")).to_be_in_viewport()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("link", name="New chat")).not_to_be_in_viewport()
+
+
+def test_look_is_chosen_and_kept(page: Page):
+    page.goto("/")
+    for look in ("light", "dark"):
+        page.locator("[data-look]").click()
+        expect(page.locator("html")).to_have_attribute("data-theme", look)
+    page.reload()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+
+
+def test_ended_sign_in_is_told(page: Page, context: BrowserContext):
+    open_new(page, "guide")
+    context.clear_cookies()
+    page.evaluate("window.dispatchEvent(new Event('pageshow'))")
+    page.route("**/api/**", lambda route: route.fulfill(json={"results": [], "next": None}))
+    page.evaluate("window.dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
+    expect(page.locator("[data-line]")).to_contain_text("Sign in again")
+    expect(page.get_by_role("link", name="Sign in")).to_be_visible()
+
+
+def test_flow_that_went_offline_is_told(page: Page):
+    refusal = {"type": "error", "code": "flow_offline", "text": "This flow is offline.", "trace": "abc"}
+
+    def refuse(line: WebSocketRoute) -> None:
+        line.send(json.dumps(refusal))
+        line.close(code=1008, reason="flow_offline")
+
+    page.route_web_socket(re.compile("/chat/"), refuse)
+    page.goto("/f/guide/")
+    expect(page.locator("[data-line]")).to_contain_text("This flow is offline.")
+    expect(page.locator("[data-line]")).to_contain_text("abc")
+    expect(composer(page)).to_be_disabled()
