@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts.admin import ReadOnlyAdmin
 from chat.models import Chat, Question, Turn
-from chat.states import TurnState
+from chat.turns.states import TurnState
 from flows.models import Flow
 from streams.models import StreamSession, Worker
 from streams.states import LIVE

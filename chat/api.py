@@ -19,10 +19,12 @@ from accounts import rights
 from accounts.authentication import MaySeeSessions
 from accounts.rest import Body, Flag, Json, Text, found, page, path_id
 from accounts.tokens import Identity
-from chat import admission, protocol, shapes, store
-from chat import manager as managers
+from chat import protocol, shapes
+from chat.doors import admission
 from chat.models import Chat, Message, Question, Turn
-from chat.states import ACTIVE, TurnState
+from chat.turns import manager as managers
+from chat.turns import store
+from chat.turns.states import ACTIVE, TurnState
 from flows import store as flows
 from streams.clock import stamp
 from streams.errors import WireError

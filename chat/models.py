@@ -1,4 +1,4 @@
-"""Rows of chats and turns (docs: durability). Written only in `chat/store.py`."""
+"""Rows of chats and turns (docs: durability). Written only in `chat/turns/store.py`."""
 
 import uuid
 
@@ -7,7 +7,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from chat.states import ACTIVE, TurnState
+from chat.turns.states import ACTIVE, TurnState
 
 STATES = [(state.value, state.value) for state in TurnState]
 

@@ -12,7 +12,7 @@ from django.conf import settings
 
 from chat import protocol, shapes
 from chat.models import Chat, Message, Turn
-from chat.states import UNENDED, TurnState
+from chat.turns.states import UNENDED, TurnState
 from streams import database
 from streams.errors import WireError
 from streams.log import Log, Position

@@ -32,8 +32,8 @@ from django.views.decorators.http import require_safe
 
 from accounts import rights, tokens
 from accounts.tokens import Identity
-from chat import manager
 from chat.models import Chat
+from chat.turns import manager
 from flows import store as flows
 from flows.models import Flow
 from streams import redis

@@ -18,9 +18,9 @@ import structlog  # noqa: E402
 from django.conf import settings  # noqa: E402
 
 from accounts.tokens import credential_of  # noqa: E402
-from chat import manager  # noqa: E402
-from chat.admission import subprotocol  # noqa: E402
-from chat.consumer import ChatConsumer  # noqa: E402
+from chat.doors.admission import subprotocol  # noqa: E402
+from chat.doors.consumer import ChatConsumer  # noqa: E402
+from chat.turns import manager  # noqa: E402
 from config.origins import is_allowed  # noqa: E402
 
 Scope = dict[str, Any]

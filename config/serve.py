@@ -149,7 +149,7 @@ class Server(uvicorn.Server):
             asyncio.get_running_loop().add_reader(self.life, self._supervisor_has_gone)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        from chat import manager
+        from chat.turns import manager
 
         bounds = settings.HEADRACE
         drain = asyncio.ensure_future(manager.drain())

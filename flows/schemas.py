@@ -13,6 +13,7 @@ import msgspec
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")
 PROPERTIES = 50
 TEXT_CHARS = 32_000
+LARGEST = 2**63  # what the databases and most clients hold
 
 Plain = str | int | float | bool
 
@@ -136,11 +137,13 @@ def _text_fault(item: Property, value: Any) -> str | None:
 
 
 def _number_fault(item: Property, value: Any) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "it must be a number"
+    if isinstance(value, float) and not math.isfinite(value):
         return "it must be a number"
     if item.type == "integer" and not isinstance(value, int):
         return "it must be a whole number"
-    if abs(value) > 2**63:
+    if abs(value) > LARGEST:
         return "it is too large"
     if item.minimum is not None and value < item.minimum:
         return f"it is less than {item.minimum:g}"

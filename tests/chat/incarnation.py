@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pytest
 
-from chat.manager import ChatManager
+from chat.turns.manager import ChatManager
 from streams import database
 from streams.errors import WireError
 from streams.log import Batch, Log

@@ -8,9 +8,10 @@ from contextlib import suppress
 from typing import Any
 
 from accounts.tokens import identity_of
-from chat import admission, snapshot
-from chat.manager import ChatManager
+from chat import snapshot
+from chat.doors import admission
 from chat.models import Chat, Message, Turn
+from chat.turns.manager import ChatManager
 from streams import database, redis
 from streams.log import Log
 from streams.models import Worker

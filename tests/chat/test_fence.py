@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from chat import orders, store
 from chat.models import Chat, Command, Message, Question, Step, Turn
+from chat.turns import orders, store
 from flows.models import Provider
 from providers import fake_openai
 from streams import database

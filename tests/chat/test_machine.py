@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from accounts.tokens import identity_of
-from chat import admission, snapshot
+from chat import snapshot
+from chat.doors import admission
 from chat.models import Chat, Message, Turn
 from flows import providers
 from streams import database, redis

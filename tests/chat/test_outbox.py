@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat import protocol
-from chat.outbox import Lost, Outbox, append_owed, frames_of, part_events
+from chat.turns.outbox import Lost, Outbox, append_owed, frames_of, part_events
 from streams import redis
 from streams.log import Log
 from tests.chat.incarnation import Incarnation, mortal

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from chat import store
 from chat.models import Turn
-from chat.states import ACTIVE, LEGAL, UNENDED, TurnState, can_move
+from chat.turns import store
+from chat.turns.states import ACTIVE, LEGAL, UNENDED, TurnState, can_move
 
 QUEUED, RUNNING, WAITING = TurnState.QUEUED, TurnState.RUNNING, TurnState.WAITING
 DONE, STOPPED, ERROR = TurnState.DONE, TurnState.STOPPED, TurnState.ERROR

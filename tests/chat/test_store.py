@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from chat import orders, reads, snapshot, store
+from chat import snapshot
 from chat.models import Chat, Command, Message, Question, Turn
+from chat.turns import orders, reads, store
 from flows.models import Flow
 from streams import database
 from streams.errors import WireError

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from chat import snapshot, store
+from chat import snapshot
 from chat.models import Question
-from chat.orders import Begin
 from chat.protocol import Stop
+from chat.turns import store
+from chat.turns.orders import Begin
 from flows import handlers
 from streams import database
 from streams.errors import WireError

@@ -21,8 +21,8 @@ from websockets.exceptions import InvalidStatus
 
 from accounts import tokens
 from accounts.models import User
-from chat.manager import manager
 from chat.models import Chat, Message
+from chat.turns.manager import manager
 from flows import build
 from flows import store as flow_store
 from flows.models import Flow

@@ -1,5 +1,8 @@
 """What a person does on the chat page."""
 
+import time
+from collections.abc import Callable
+
 from playwright.sync_api import Locator, Page, expect
 
 
@@ -31,3 +34,11 @@ def prose(page: Page) -> Locator:
 
 def words(count: int) -> str:
     return " ".join(f"w{number}" for number in range(count))
+
+
+def until(page: Page, check: Callable[[], bool], within_s: float = 20.0) -> None:
+    """Waits for what the test itself counts. Playwright's events only come while one of its own calls waits."""
+    deadline = time.monotonic() + within_s
+    while not check():
+        assert time.monotonic() < deadline, f"not within {within_s} s"
+        page.wait_for_timeout(20)

@@ -5,7 +5,7 @@ import re
 
 from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
 
-from tests.web.chatting import answers, composer, expect_live, open_new, prose, say, words
+from tests.web.chatting import answers, composer, expect_live, open_new, prose, say, until, words
 
 CHAT_URL = re.compile(r"/c/[0-9a-f-]{36}/$")
 
@@ -137,14 +137,16 @@ def test_cut_line_comes_back_by_position_without_a_word(page: Page):
 
     page.route_web_socket(re.compile("/chat/"), through)
     open_new(page, "assistant")
-    said = words(400)
+    said = words(900)
     say(page, fake(rate=150) + said)
-    for seen in ("w10 ", "w120 ", "w240 "):
-        expect(prose(page)).to_contain_text(seen)
+    for cut in range(3):
+        until(page, lambda cut=cut: len(lines) == cut + 1)
+        expect(prose(page)).to_contain_text(f"w{150 * cut + 10} ")
         lines[-1].close(code=3001)
     expect(answers(page, "done")).to_be_visible()
     assert prose(page).inner_text() == said
-    assert len(urls) == 4 and all("epoch=" in url and "seq=" in url for url in urls[1:])
+    until(page, lambda: len(urls) == 4)
+    assert all("epoch=" in url and "seq=" in url for url in urls[1:])
 
 
 def test_lost_line_is_told_with_its_next_try_and_what_was_sent_goes_out_once(page: Page):

@@ -18,10 +18,11 @@ from django.conf import settings
 from django.utils import translation
 
 from accounts import locale as languages
-from chat import orders, owed, protocol, reads, shapes, store
-from chat.outbox import Lost, Outbox, part_events
+from chat import protocol, shapes
 from chat.snapshot import parts_in_log
-from chat.states import TurnState
+from chat.turns import orders, owed, reads, store
+from chat.turns.outbox import Lost, Outbox, part_events
+from chat.turns.states import TurnState
 from flows import build, handlers, providers
 from flows.context import Answer, ChatView, FlowView, InputView, LLMCall, LLMResult, Suspend, UserView
 from providers.base import LLMMessage, LLMRequest, ProviderError

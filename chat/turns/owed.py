@@ -1,9 +1,9 @@
-"""What a row owes clients, as events for the log. Reads only; `chat/store.py` marks them told."""
+"""What a row owes clients, as events for the log. Reads only; `chat/turns/store.py` marks them told."""
 
 from chat import protocol, shapes
 from chat.models import Chat, Message, Turn
-from chat.orders import Owed, RunOrder
-from chat.states import UNENDED, TurnState
+from chat.turns.orders import Owed, RunOrder
+from chat.turns.states import UNENDED, TurnState
 
 
 def owed_rows(others: set[str], limit: int = 200) -> list[tuple[str, str]]:

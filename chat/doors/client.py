@@ -12,7 +12,7 @@ from django.conf import settings
 from accounts import locale as languages
 from accounts.tokens import Identity
 from chat import protocol
-from chat.admission import Admitted
+from chat.doors.admission import Admitted
 from streams.errors import WireError
 from streams.hub import Ring
 from streams.log import Position
@@ -21,7 +21,7 @@ from streams.sessions import Session
 from streams.states import StreamState
 
 if TYPE_CHECKING:
-    from chat.manager import ChatManager
+    from chat.turns.manager import ChatManager
 
 COMMANDS_WAITING = 64
 CLOSE_S = 2.0

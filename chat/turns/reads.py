@@ -8,7 +8,7 @@ from django.db.models import Q
 
 from chat import shapes
 from chat.models import Chat, Message, Question, Turn
-from chat.states import ACTIVE, UNENDED, TurnState
+from chat.turns.states import ACTIVE, UNENDED, TurnState
 from streams.database import now
 from streams.models import Worker
 from streams.store import alive_since

@@ -24,11 +24,12 @@ from django.conf import settings
 
 from accounts import tokens
 from accounts.tokens import Credential, Identity
-from chat import orders, owed, protocol, questions, reads, snapshot, store
-from chat.admission import Admitted
-from chat.client import ChatClient
-from chat.outbox import append_owed
-from chat.runner import Run
+from chat import protocol, snapshot
+from chat.doors.admission import Admitted
+from chat.doors.client import ChatClient
+from chat.turns import orders, owed, questions, reads, store
+from chat.turns.outbox import append_owed
+from chat.turns.runner import Run
 from flows import providers
 from streams import database, redis
 from streams import store as worker_store

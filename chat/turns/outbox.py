@@ -161,6 +161,7 @@ class Outbox:
         self._open_delta = None
         told = {type(event) for event in events}
         self._waiting = [event for event in self._waiting if type(event) not in told]
+        self._tokens = self._bytes = 0
         self.epoch = epoch
         ends = any(isinstance(event, protocol.TurnEnd) for event in events)
         return msgspec.structs.replace(batch, epoch=epoch, frames=tuple(frames_of(events)), ends=ends)

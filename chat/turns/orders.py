@@ -1,4 +1,4 @@
-"""What goes into a transaction of `chat/store.py` and comes out of it. Data only."""
+"""What goes into a transaction of `chat/turns/store.py` and comes out of it. Data only."""
 
 from typing import Any
 

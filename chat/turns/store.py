@@ -16,10 +16,11 @@ from django.conf import settings
 from django.db import IntegrityError, OperationalError, connection, transaction
 
 from accounts import locale as languages
-from chat import protocol, questions, reads, shapes
+from chat import protocol, shapes
 from chat.models import Chat, Command, Message, Question, Step, Turn
-from chat.orders import Asked, Begin, Kept, Outcome, PendingStep, RunOrder
-from chat.states import ACTIVE, UNENDED, TurnState, can_move
+from chat.turns import questions, reads
+from chat.turns.orders import Asked, Begin, Kept, Outcome, PendingStep, RunOrder
+from chat.turns.states import ACTIVE, UNENDED, TurnState, can_move
 from flows.models import Flow, FlowVersion
 from streams.clock import stamp
 from streams.database import now as database_now

@@ -9,9 +9,10 @@ import structlog
 from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 
-from chat import admission, protocol
-from chat.client import ChatClient, error_frame
-from chat.manager import ChatManager, start
+from chat import protocol
+from chat.doors import admission
+from chat.doors.client import ChatClient, error_frame
+from chat.turns.manager import ChatManager, start
 from streams.errors import WireError
 
 log = structlog.get_logger("headrace.socket")
