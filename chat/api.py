@@ -17,7 +17,8 @@ from rest_framework.views import APIView
 from accounts import locale as languages
 from accounts import rights
 from accounts.authentication import MaySeeSessions
-from accounts.rest import Body, Flag, Json, Text, found, page, path_id
+from accounts.rest.bodies import Body, Flag, Json, Text, found, path_id
+from accounts.rest.pages import page
 from accounts.tokens import Identity
 from chat import protocol, shapes
 from chat.doors import admission

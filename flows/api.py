@@ -17,7 +17,8 @@ from rest_framework.views import APIView
 
 from accounts import rights
 from accounts.authentication import IsStaff
-from accounts.rest import Body, Flag, Json, Text, found, page, path_id
+from accounts.rest.bodies import Body, Flag, Json, Text, found, path_id
+from accounts.rest.pages import page
 from accounts.tokens import Identity
 from flows import build, graph, providers, store
 from flows.kinds import KINDS
