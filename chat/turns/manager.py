@@ -325,6 +325,9 @@ class ChatManager:
         await self._transact(chat, store.delete_chat, chat, user, self.worker, is_told=True)
         self._control("chat_deleted", chat=chat)
 
+    async def restore_chat(self, chat: str, user: int) -> None:
+        await self._transact(chat, store.restore_chat, chat, user)
+
     async def flow_deleted(self, flow: str) -> None:
         """End the turns of a deleted flow: every sweep looks for some."""
         while outcomes := await database.write(store.end_turns_of_flow, flow, self.worker):
