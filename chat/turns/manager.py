@@ -30,7 +30,7 @@ from chat.doors.client import ChatClient
 from chat.turns import orders, owed, questions, reads, store
 from chat.turns.outbox import append_owed
 from chat.turns.runner import Run
-from flows import providers
+from flows import build, providers
 from streams import database, redis
 from streams import store as worker_store
 from streams.clock import stamp
@@ -109,6 +109,7 @@ class ChatManager:
         for step in (self.sessions.write_counters(), self._mark_told(), leave):
             async with _within(SHUTDOWN_S):
                 await step
+        await build.aclose()
         await providers.aclose()
         await self.hub.aclose()
         await self.log.aclose()
