@@ -132,8 +132,8 @@ export class Composer {
       el(
         "div",
         { class: "form-end" },
-        el("button", { type: "button", class: "button small", onclick: onYes }, gettext("Send all the same")),
-        el("button", { type: "button", class: "button small quiet", onclick: () => this.back() }, gettext("Go back")),
+        el("button", { type: "button", class: "button small", onclick: () => this.back() }, gettext("Go back")),
+        el("button", { type: "button", class: "button small quiet", onclick: onYes }, gettext("Send all the same")),
       ),
     );
     this.said.querySelector("button").focus();
