@@ -356,11 +356,15 @@ document.addEventListener("visibilitychange", () => document.visibilityState ===
 addEventListener("pageshow", (event) => event.persisted && wire.tryNow());
 addEventListener("hashchange", jumpToAnchor);
 listen({ stop, newChat: openNew, focusComposer: () => composer.area.focus(), palette });
-menuOf($("chat-menu"), () => [
-  ...list.actions(chat),
-  { label: gettext("Print"), icon: "print", run: () => print() },
-  { label: gettext("Keys"), icon: "keys", run: showKeys },
-]);
+menuOf($("chat-menu"), () => {
+  const actions = list.actions(chat);
+  return [
+    ...actions.filter((action) => !action.isGrave),
+    { label: gettext("Print"), icon: "print", run: () => print() },
+    { label: gettext("Keys"), icon: "keys", run: showKeys },
+    ...actions.filter((action) => action.isGrave),
+  ];
+});
 $("find").addEventListener("click", palette);
 $("attach").addEventListener("click", () => $("choose").click());
 $("choose").addEventListener("change", () => {
