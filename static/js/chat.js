@@ -28,7 +28,7 @@ let isNew = !config.chat;
 const outboxKey = `headrace.outbox.${chat}`;
 
 const view = new View();
-const list = new ChatList($("chats"), $("search"), rest, { current: chat, userId: config.user.id, onBack: () => wire.tryNow() });
+const list = new ChatList($("chats"), $("search"), rest, { current: chat, userId: config.user.id, onBack });
 const follow = new Follow($("scroller"), $("content"), $("to-end"));
 const announcer = new Announcer($("status"), $("read-out"));
 const causes = new Map(); // answer id -> error, read by REST for answers that failed before this page was open
@@ -372,6 +372,14 @@ $("choose").addEventListener("change", () => {
   $("choose").value = "";
 });
 takeFiles(document.getElementById("main"), composer.area, files);
+
+/** The chat was deleted and is back: it is entered as if for the first time. */
+function onBack() {
+  if (wire.state.name !== "deleted") return;
+  wire.position = null;
+  view.chat.deleted = false;
+  wire.tryNow();
+}
 
 function openNew() {
   location.href = `/f/${config.flow.slug}/`;

@@ -149,19 +149,19 @@ def test_hostile_words_are_text_wherever_else_the_server_may_send_them(page: Pag
     evil = "<img src=x onerror=alert(1)>\"'><script>alert(1)</script>![x](https://evil.example/?q=1)"
     flow = {
         "id": "f", "slug": "guide", "name": evil, "version": 1, "greeting": evil, "suggestions": [evil],
-        "params": {"type": "object", "properties": {"a": {"type": "string", "title": evil, "description": evil, "enum": [evil]}}},
+        "params": {"type": "object", "properties": {"a": {"type": "string", "title": evil, "enum": [evil]}}},
     }  # fmt: skip
     schema = {"type": "object", "properties": {evil: {"type": "string", "title": evil, "default": evil}}}
     said = message("user", [{"id": "1", "kind": "text", "text": evil}, part("2", "data", file(evil))])
     turn = {"turn": "t", "seq": 0}
     events = [
-        {"type": "turn_start", "message": said, "answer": "a", "attempt": 1, "version": 1, "skill": "flow", "parts": []},
+        {"type": "turn_start", "message": said, "answer": "a", "attempt": 1, "skill": "flow", "parts": []},
         {"type": "node", "node": evil, "visit": 1, "kind": evil, "state": "error", "title": evil, "error": evil},
         {"type": "node", "node": "n", "visit": 1, "kind": evil, "state": "end", "title": evil, "output": evil, "ms": 1},
         {"type": "part", "part": "p1", "kind": "tool", "data": {"name": evil, "arguments": evil, "result": evil}},
         {"type": "part", "part": "p2", "kind": "reasoning"},
         {"type": "delta", "part": "p2", "text": evil},
-        {"type": "part", "part": "p3", "kind": "image", "data": {"file": "https://evil.example/x", "mime": "image/png"}},
+        {"type": "part", "part": "p3", "kind": "image", "data": {"file": "https://evil.example/x"}},
         {"type": "part", "part": "p4", "kind": "image", "data": {"file": "/../x", "mime": evil, "name": evil}},
         {"type": "status", "text": evil},
         {"type": "chat", "rev": 9, "title": evil},
