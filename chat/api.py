@@ -114,6 +114,16 @@ class ChatView(APIView):
         return Response(status=204)
 
 
+class EventsView(APIView):
+    """Server-sent events: `chat/doors/events.py` answers before this view is asked.
+
+    What comes here is of another method, or of a page of another site.
+    """
+
+    def get(self, request: Request, ref: str) -> Response:
+        raise WireError("forbidden")
+
+
 class RestoreView(APIView):
     """Undoes a deletion. Turns that it ended stay ended."""
 

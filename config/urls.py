@@ -37,6 +37,7 @@ api = [
     path("chats/", chat_api.ChatsView.as_view()),
     path("chats/<str:ref>/", chat_api.ChatView.as_view()),
     path("chats/<str:ref>/messages/", chat_api.MessagesView.as_view()),
+    path("chats/<str:ref>/events/", chat_api.EventsView.as_view()),
     path("chats/<str:ref>/restore/", chat_api.RestoreView.as_view()),
     path("chats/<str:ref>/export/", chat_api.ExportView.as_view()),
     path("messages/<str:ref>/feedback/", chat_api.FeedbackView.as_view()),

@@ -166,7 +166,7 @@ class BuildEventsView(FlowAPIView):
     """Server-sent events: `chat/doors/events.py` answers before this view is asked. Other methods end here."""
 
     def get(self, request: Request, ref: str) -> Response:
-        raise WireError("not_supported")
+        raise WireError("forbidden")  # of a page of another site
 
 
 class PublishView(FlowAPIView):

@@ -185,8 +185,12 @@ class ChatManager:
         scope: dict[str, Any],
         send: Callable[[dict[str, Any]], Awaitable[None]],
         trace: str,
-    ) -> ChatClient:
-        """A ChatClient for an admitted socket, its session open, its chat watched. Raises WireError unavailable."""
+        make: Callable[..., Any] = ChatClient,
+    ) -> Any:
+        """A client, made by `make`, for who was admitted; its session open, its chat watched.
+
+        Raises WireError unavailable.
+        """
         ring = await self.hub.watch(admitted.chat)
         try:
             session = await self.sessions.open(
@@ -202,7 +206,7 @@ class ChatManager:
             self.hub.leave(admitted.chat)
             raise
         session.move(StreamState.CONNECTED)
-        client = ChatClient(self, admitted, session, send, trace, ring)
+        client = make(self, admitted, session, send, trace, ring)
         self._clients[session.id] = client
         self._by_chat[client.chat].add(client)
         self._by_user[client.identity.user_id].add(client)
