@@ -74,7 +74,11 @@ class Nothing(Body):
 # ------------------------------------------------------------------------------------------------------- chats
 
 
-class ChatsView(APIView):
+class ChatAPIView(APIView):
+    scopes = ("chat",)
+
+
+class ChatsView(ChatAPIView):
     """One's own chats, pinned ones first, then by their last turn. `q` searches titles and texts."""
 
     def get(self, request: Request) -> Response:
@@ -95,7 +99,7 @@ class ChatsView(APIView):
         return Response(chats_json([chat])[0], status=201, headers={"Location": location})
 
 
-class ChatView(APIView):
+class ChatView(ChatAPIView):
     def get(self, request: Request, ref: str) -> Response:
         return Response(chats_json([own_chat(request.auth, ref)])[0])
 
@@ -114,7 +118,7 @@ class ChatView(APIView):
         return Response(status=204)
 
 
-class EventsView(APIView):
+class EventsView(ChatAPIView):
     """Server-sent events: `chat/doors/events.py` answers before this view is asked.
 
     What comes here is of another method, or of a page of another site.
@@ -124,7 +128,7 @@ class EventsView(APIView):
         raise WireError("forbidden")
 
 
-class RestoreView(APIView):
+class RestoreView(ChatAPIView):
     """Undoes a deletion. Turns that it ended stay ended."""
 
     def post(self, request: Request, ref: str) -> Response:
@@ -135,7 +139,7 @@ class RestoreView(APIView):
         return Response(chats_json([own_chat(request.auth, ref)])[0])
 
 
-class ExportView(APIView):
+class ExportView(ChatAPIView):
     """The chat as a file: `?as=md` the branch that is shown, `?as=json` the whole tree."""
 
     def get(self, request: Request, ref: str) -> HttpResponse:
@@ -146,7 +150,7 @@ class ExportView(APIView):
         return export.as_file(chat, form)
 
 
-class MessagesView(APIView):
+class MessagesView(ChatAPIView):
     """Newest first, of all branches; `?branch=<message>`: that message and its ancestors."""
 
     def get(self, request: Request, ref: str) -> Response:
@@ -205,7 +209,7 @@ def _ancestors(chat: Chat, branch: str) -> list[uuid.UUID]:
     return path
 
 
-class FeedbackView(APIView):
+class FeedbackView(ChatAPIView):
     """What one thinks of an answer."""
 
     def put(self, request: Request, ref: str) -> Response:
@@ -222,7 +226,7 @@ class FeedbackView(APIView):
 # ------------------------------------------------------------------------------------------------------- turns
 
 
-class TurnsView(APIView):
+class TurnsView(ChatAPIView):
     """A `say` without a socket. `Idempotency-Key` is its id: the same again answers the same."""
 
     def post(self, request: Request, ref: str) -> Response:
@@ -240,12 +244,12 @@ class TurnsView(APIView):
         return Response(reply, status=202, headers={"Location": f"/api/turns/{reply['turn']}/"})
 
 
-class TurnView(APIView):
+class TurnView(ChatAPIView):
     def get(self, request: Request, ref: str) -> Response:
         return Response(turn_json(own_turn(request.auth, ref)))
 
 
-class StopView(APIView):
+class StopView(ChatAPIView):
     def post(self, request: Request, ref: str) -> Response:
         turn = own_turn(request.auth, ref)
         Nothing.of(request)
@@ -253,7 +257,7 @@ class StopView(APIView):
         return Response(_ask(lambda manager: manager.stop_turn(request.auth, str(turn.chat_id), stop)))
 
 
-class AnswerView(APIView):
+class AnswerView(ChatAPIView):
     def post(self, request: Request, ref: str) -> Response:
         mine = Question.objects.filter(turn__chat__in=own_chats(request.auth)).select_related("turn")
         question = found(mine.filter(id=path_id(ref)).first())
@@ -334,6 +338,7 @@ async def _ask(what: Callable[[managers.ChatManager], Awaitable[Any]]) -> Any:
 
 class SessionsView(APIView):
     permission_classes = (MaySeeSessions,)
+    scopes = ("sessions",)
 
     def get(self, request: Request) -> Response:
         rows = StreamSession.objects.select_related("user")
@@ -342,6 +347,7 @@ class SessionsView(APIView):
 
 class SessionView(APIView):
     permission_classes = (MaySeeSessions,)
+    scopes = ("sessions",)
 
     def get(self, request: Request, ref: str) -> Response:
         row = StreamSession.objects.select_related("user").filter(id=path_id(ref)).first()

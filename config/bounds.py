@@ -35,6 +35,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     auth_grace_s: float = 30
     auth_check_s: float = 4
     ticket_s: float = 60
+    keys_per_user: int = 50
     # turns
     turns_per_user: int = 5
     turns_per_worker: int = 500

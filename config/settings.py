@@ -171,7 +171,7 @@ REST_FRAMEWORK = {
         "accounts.authentication.BearerAuthentication",
         "accounts.authentication.PageSessionAuthentication",
     ],
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PERMISSION_CLASSES": ["accounts.authentication.HasScope"],
     "DEFAULT_PARSER_CLASSES": ["accounts.rest.bodies.JSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["accounts.rest.bodies.JSONRenderer"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "accounts.rest.bodies.JSONOnly",

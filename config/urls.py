@@ -17,6 +17,8 @@ api = [
     path("auth/refresh/", accounts_api.RefreshView.as_view()),
     path("auth/revoke/", accounts_api.RevokeView.as_view()),
     path("auth/ticket/", accounts_api.TicketView.as_view()),
+    path("keys/", accounts_api.KeysView.as_view()),
+    path("keys/<str:ref>/", accounts_api.KeyView.as_view()),
     path("me/", accounts_api.MeView.as_view()),
     path("flows/", flows_api.FlowsView.as_view()),
     path("flows/import/", flows_api.ImportView.as_view()),

@@ -58,6 +58,8 @@ async def serve(manager: "ChatManager", scope: Scope, receive: Receive, send: Se
     begun = _Begun(send)
     try:
         identity = await admission.identify(scope)
+        if not identity.may("chat" if chat else "flows"):
+            raise WireError("forbidden")
         leave = manager.take_place(identity, scope)
         try:
             if chat:
