@@ -1,4 +1,4 @@
-"""REST of chats, turns, questions and stream sessions: the chat without a socket, by the same manager."""
+"""REST of chats, turns and questions: the chat without a socket, by the same manager."""
 
 import secrets
 import uuid
@@ -17,7 +17,6 @@ from rest_framework.views import APIView
 
 from accounts import locale as languages
 from accounts import rights
-from accounts.authentication import MaySeeSessions
 from accounts.rest.bodies import Body, Flag, Json, Text, found, path_id
 from accounts.rest.pages import page
 from accounts.tokens import Identity
@@ -30,7 +29,6 @@ from chat.turns.states import ACTIVE, TurnState
 from flows import store as flows
 from streams.clock import stamp
 from streams.errors import WireError
-from streams.models import StreamSession
 
 TITLE_CHARS = 200
 COMMENT_CHARS = 2000
@@ -109,12 +107,12 @@ class ChatView(ChatAPIView):
         if "head" in body:
             body["head"] = str(body["head"])
         if body:
-            _ask(lambda manager: manager.patch_chat(str(chat.id), request.auth.user_id, **body))
+            ask_manager(lambda manager: manager.patch_chat(str(chat.id), request.auth.user_id, **body))
         return Response(chats_json([own_chat(request.auth, ref)])[0])
 
     def delete(self, request: Request, ref: str) -> Response:
         chat = own_chat(request.auth, ref)
-        _ask(lambda manager: manager.delete_chat(str(chat.id), request.auth.user_id))
+        ask_manager(lambda manager: manager.delete_chat(str(chat.id), request.auth.user_id))
         return Response(status=204)
 
 
@@ -135,7 +133,7 @@ class RestoreView(ChatAPIView):
         mine = Chat.objects.filter(user_id=request.auth.user_id, kind=Chat.Kind.CHAT)
         chat = found(mine.filter(id=path_id(ref)).first())
         Nothing.of(request)
-        _ask(lambda manager: manager.restore_chat(str(chat.id), request.auth.user_id))
+        ask_manager(lambda manager: manager.restore_chat(str(chat.id), request.auth.user_id))
         return Response(chats_json([own_chat(request.auth, ref)])[0])
 
 
@@ -254,7 +252,7 @@ class StopView(ChatAPIView):
         turn = own_turn(request.auth, ref)
         Nothing.of(request)
         stop = protocol.Stop(id=_command_id(request), turn=str(turn.id))
-        return Response(_ask(lambda manager: manager.stop_turn(request.auth, str(turn.chat_id), stop)))
+        return Response(ask_manager(lambda manager: manager.stop_turn(request.auth, str(turn.chat_id), stop)))
 
 
 class AnswerView(ChatAPIView):
@@ -265,7 +263,7 @@ class AnswerView(ChatAPIView):
         answer = protocol.AnswerCommand(
             id=_command_id(request), question=str(question.id), value=body.get("value"), action=body["action"]
         )
-        return Response(_ask(lambda manager: manager.answer(request.auth, str(question.turn.chat_id), answer)))
+        return Response(ask_manager(lambda manager: manager.answer(request.auth, str(question.turn.chat_id), answer)))
 
 
 def own_turn(identity: Identity, ref: str) -> Turn:
@@ -328,53 +326,6 @@ async def _say(identity: Identity, chat: str, locale: str, said: protocol.Say) -
 
 
 @async_to_sync
-async def _ask(what: Callable[[managers.ChatManager], Awaitable[Any]]) -> Any:
+async def ask_manager(what: Callable[[managers.ChatManager], Awaitable[Any]]) -> Any:
     """On the loop on which this process's manager lives."""
     return await what(await managers.start())
-
-
-# ---------------------------------------------------------------------------------------------------- sessions
-
-
-class SessionsView(APIView):
-    permission_classes = (MaySeeSessions,)
-    scopes = ("sessions",)
-
-    def get(self, request: Request) -> Response:
-        rows = StreamSession.objects.select_related("user")
-        return page(request, rows, ("started", "id"), lambda rows: [session_json(row) for row in rows])
-
-
-class SessionView(APIView):
-    permission_classes = (MaySeeSessions,)
-    scopes = ("sessions",)
-
-    def get(self, request: Request, ref: str) -> Response:
-        row = StreamSession.objects.select_related("user").filter(id=path_id(ref)).first()
-        return Response(session_json(found(row)))
-
-
-def session_json(row: StreamSession) -> dict[str, Any]:
-    return {
-        "id": str(row.id),
-        "user": row.user and {"id": str(row.user.pk), "name": row.user.get_username()},
-        "flow": row.flow and str(row.flow),
-        "chat": row.chat and str(row.chat),
-        "door": row.door,
-        "kind": row.kind,
-        "state": row.state,
-        "dialect": row.dialect,
-        "worker": row.worker and str(row.worker),
-        "address": row.address,
-        "user_agent": row.user_agent,
-        "trace": row.trace,
-        "bytes_sent": row.bytes_sent,
-        "bytes_recv": row.bytes_recv,
-        "chunks_sent": row.chunks_sent,
-        "chunks_recv": row.chunks_recv,
-        "started": stamp(row.started),
-        "last_seen": stamp(row.last_seen),
-        "ended": row.ended and stamp(row.ended),
-        "close_code": row.close_code,
-        "close_reason": row.close_reason,
-    }

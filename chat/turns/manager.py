@@ -333,6 +333,10 @@ class ChatManager:
     async def restore_chat(self, chat: str, user: int) -> None:
         await self._transact(chat, store.restore_chat, chat, user)
 
+    async def close_session(self, session: str) -> None:
+        """By an operator, whose wish its row holds."""
+        self._control("session_closed", session=session)
+
     async def flow_deleted(self, flow: str) -> None:
         """End the turns of a deleted flow: every sweep looks for some."""
         while outcomes := await database.write(store.end_turns_of_flow, flow, self.worker):
@@ -581,7 +585,7 @@ class ChatManager:
             client.tick(now, wall)
 
     async def _poll_logins(self) -> None:
-        """Log-ins and users that ended: their sockets close."""
+        """Log-ins and users that ended, sessions that operators ended: their sockets close."""
         clients = list(self._clients.values())
         if not clients:
             return
@@ -591,6 +595,13 @@ class ChatManager:
         for client in clients:
             if client.identity.login in ended or client.identity.user_id in ended:
                 client.close_soon(WireError("unauthorized"))
+
+        for session in await database.read(worker_store.asked_to_close, self.worker):
+            self._close_session(session)
+
+    def _close_session(self, session: str) -> None:
+        if session in self._clients:
+            self._clients[session].close_soon(WireError("session_closed"))
 
     def _on_degraded(self, is_degraded: bool) -> None:
         frame = protocol.Degraded(since=_now()) if is_degraded else protocol.Restored()
@@ -638,6 +649,8 @@ class ChatManager:
             frame = protocol.encode_frame(protocol.Chats(chat=message["data"]))
             for client in self._by_user.get(message["user"], ()):
                 client.post(frame)
+        elif kind == "session_closed":
+            self._close_session(message["session"])
         elif kind == "chat_deleted":
             for client in self.clients_of(message["chat"]):
                 client.close_soon(WireError("chat_deleted"))
