@@ -36,6 +36,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     auth_check_s: float = 4
     ticket_s: float = 60
     keys_per_user: int = 50
+    # REST
+    rest_requests_per_minute: int = 1200
+    rest_anonymous_per_minute: int = 60
     # turns
     turns_per_user: int = 5
     turns_per_worker: int = 500
