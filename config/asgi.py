@@ -5,6 +5,7 @@ foreign Origin 403. Where the server can only say 403, it says 403. Everything e
 """
 
 import os
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,15 +19,18 @@ import structlog  # noqa: E402
 from django.conf import settings  # noqa: E402
 
 from accounts.tokens import credential_of  # noqa: E402
+from chat.doors import events  # noqa: E402
 from chat.doors.admission import subprotocol  # noqa: E402
 from chat.doors.consumer import ChatConsumer  # noqa: E402
 from chat.turns import manager  # noqa: E402
 from config.origins import is_allowed  # noqa: E402
+from streams.errors import WireError  # noqa: E402
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
+FORM_BYTES = 64 * 1024  # what a form has around a file
 SOCKET_PATHS = ("/chat/", "/api/v1/chat/")
 BEARER = "bearer."
 
@@ -36,14 +40,47 @@ consumer = ChatConsumer.as_asgi()
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
-        await manager.start()  # idempotent; where there is no lifespan (Daphne) this is the start
-        await django_application(scope, receive, send)
+        running = await manager.start()  # idempotent; where there is no lifespan (Daphne) this is the start
+        if events.is_event_path(scope) and not is_foreign(scope):
+            await events.serve(running, scope, receive, send)
+            return
+        await _serve_page(scope, receive, send)
     elif scope["type"] == "websocket":
         await _serve_socket(scope, receive, send)
     elif scope["type"] == "lifespan":
         await _lifespan(receive, send)
     else:
         raise ValueError(f"unknown scope {scope['type']!r}")
+
+
+async def _serve_page(scope: Scope, receive: Receive, send: Send) -> None:
+    """Django keeps a whole body before it looks at it: one that is too large is not taken that far."""
+    most = settings.HEADRACE.file_bytes + FORM_BYTES
+    declared = next((value for name, value in scope["headers"] if name.lower() == b"content-length"), b"0")
+    body = _Body(receive, most)
+    if declared.isdigit() and int(declared) <= most:
+        await django_application(scope, body.receive, send)
+    else:
+        body.is_over = True
+    if body.is_over:
+        code = "file_too_large" if scope["path"] == "/api/files/" else "frame_too_large"
+        await events.refuse(WireError(code), scope, None, send, secrets.token_hex(8))
+
+
+class _Body:
+    """ASGI's receive, counted. Past the bound it says that the client has gone, and Django leaves the request."""
+
+    def __init__(self, receive: Receive, most: int) -> None:
+        self._receive, self._left = receive, most
+        self.is_over = False
+
+    async def receive(self) -> dict[str, Any]:
+        message = await self._receive()
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            self.is_over = True
+            return {"type": "http.disconnect"}
+        return message
 
 
 async def _serve_socket(scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,15 +105,20 @@ def refusal(scope: Scope) -> int | None:
     named = [offered for offered in scope.get("subprotocols", []) if not offered.startswith(BEARER)]
     if named and subprotocol(named) is None:
         return 400
+    return 403 if is_foreign(scope) else None
+
+
+def is_foreign(scope: Scope) -> bool:
+    """Whether a page of another origin speaks, or a socket by what browsers send by themselves."""
     headers = scope.get("headers", [])
     origins = [value.decode("latin-1") for name, value in headers if name.lower() == b"origin"]
     if not origins:
-        return 403 if credential_of(scope).needs_origin else None
+        # Browsers leave it out where a page reads its own site; another site's page can't read the answer.
+        return scope["type"] == "websocket" and credential_of(scope).needs_origin
     host = next((value.decode("latin-1") for name, value in headers if name.lower() == b"host"), "")
     is_secure = settings.TLS or scope.get("scheme") in {"wss", "https"}
-    if len(origins) == 1 and is_allowed(origins[0], host, is_secure, settings.ALLOWED_ORIGINS, settings.ALLOWED_HOSTS):
-        return None
-    return 403
+    is_ours = is_allowed(origins[0], host, is_secure, settings.ALLOWED_ORIGINS, settings.ALLOWED_HOSTS)
+    return len(origins) > 1 or not is_ours
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -163,6 +163,14 @@ WHITENOISE_AUTOREFRESH = DEBUG
 WHITENOISE_MAX_AGE = 0
 # Files of a disk are read in a thread: nothing is gained by an asynchronous iterator.
 warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    "uploads": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": DATA_DIR / "files", "file_permissions_mode": 0o600},
+    },
+}
 LOGIN_URL = "/login/"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "/login/"
@@ -171,10 +179,11 @@ REST_FRAMEWORK = {
         "accounts.authentication.BearerAuthentication",
         "accounts.authentication.PageSessionAuthentication",
     ],
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PERMISSION_CLASSES": ["accounts.authentication.HasScope"],
     "DEFAULT_PARSER_CLASSES": ["accounts.rest.bodies.JSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["accounts.rest.bodies.JSONRenderer"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "accounts.rest.bodies.JSONOnly",
+    "DEFAULT_THROTTLE_CLASSES": ["accounts.rest.throttles.PerMinute"],
     "EXCEPTION_HANDLER": "accounts.rest.errors.handle_exception",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }

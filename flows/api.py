@@ -84,6 +84,7 @@ class ProviderPatch(Body):
     options = Json(kind=dict, required=False)
     on_takeover = serializers.ChoiceField(choices=Provider.OnTakeover.choices, required=False)
     prices = serializers.DictField(child=serializers.FloatField(min_value=0), required=False)
+    takes_pictures = Flag(required=False)
     enabled = Flag(required=False)
 
 
@@ -94,6 +95,8 @@ class NewProvider(ProviderPatch):
 
 class FlowAPIView(APIView):
     """Tells faults in the reader's language."""
+
+    scopes = ("flows",)
 
     def handle_exception(self, exc: Exception) -> Response:
         if isinstance(exc, WireError) and "faults" in exc.extra:
@@ -106,6 +109,8 @@ class FlowAPIView(APIView):
 
 class FlowsView(FlowAPIView):
     """Flows one may chat with or edit. Filters: `status` (online, offline), `owner` (an id), `q` (name, slug, text)."""
+
+    read_scopes = ("chat",)
 
     def get(self, request: Request) -> Response:
         rows = seen_flows(request.auth).select_related("owner", "published").prefetch_related("groups")
@@ -121,6 +126,8 @@ class FlowsView(FlowAPIView):
 
 
 class FlowView(FlowAPIView):
+    read_scopes = ("chat",)
+
     def get(self, request: Request, ref: str) -> Response:
         return _flow_response(seen_flow(request.auth, ref), request.auth)
 
@@ -166,7 +173,7 @@ class BuildEventsView(FlowAPIView):
     """Server-sent events: `chat/doors/events.py` answers before this view is asked. Other methods end here."""
 
     def get(self, request: Request, ref: str) -> Response:
-        raise WireError("not_supported")
+        raise WireError("forbidden")  # of a page of another site
 
 
 class PublishView(FlowAPIView):
@@ -397,6 +404,8 @@ def _filtered(rows: QuerySet, request: Request) -> QuerySet:
 class NodesView(APIView):
     """Kinds of nodes with the JSON Schema of their fields."""
 
+    scopes = ("flows",)
+
     def get(self, request: Request) -> Response:
         kinds = [kind.describe() for kind in KINDS.values()]
         return Response({"results": kinds, "next": None, "previous": None})
@@ -440,6 +449,7 @@ def provider_json(row: Provider) -> dict[str, Any]:
         "options": row.options,
         "on_takeover": row.on_takeover,
         "prices": row.prices,
+        "takes_pictures": row.takes_pictures,
         "enabled": row.enabled,
     }
 
