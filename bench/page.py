@@ -20,9 +20,8 @@ from tests.server import HeadraceServer
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 FRAME_MS = 50
-WORDS = (
-    "the water runs over the wheel and the mill grinds on as it did before **every** day of `that` long year".split()
-)
+LINE = "the water runs over the wheel and the mill grinds on as it did before **every** day of `that` long year"
+WORDS = LINE.split(" ")
 WATCH = """() => {
     window.measured = { frames: [], tasks: [] };
     new PerformanceObserver((list) => {
