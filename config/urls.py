@@ -10,7 +10,7 @@ from accounts import api as accounts_api
 from chat import api as chat_api
 from chat import sessions_api, views
 from chat.files import api as files_api
-from config import errors
+from config import errors, openapi
 from flows import api as flows_api
 
 api = [
@@ -55,6 +55,8 @@ api = [
     path("sessions/<str:ref>/", sessions_api.SessionView.as_view()),
     path("sessions/<str:ref>/close/", sessions_api.CloseView.as_view()),
     path("workers/", sessions_api.WorkersView.as_view()),
+    path("schema/", openapi.SchemaView.as_view(), name="schema"),
+    path("docs/", openapi.docs, name="docs"),
     re_path(r"", errors.api_not_found),
 ]
 
