@@ -6,11 +6,12 @@ from typing import Any, BinaryIO
 import structlog
 from django.conf import settings
 from django.core.files.uploadhandler import FileUploadHandler
-from django.http import FileResponse, HttpResponseBase
+from django.http import FileResponse, HttpResponseBase, QueryDict
 from django.http.multipartparser import MultiPartParser as DjangoParser
 from django.http.multipartparser import MultiPartParserError
+from django.utils.datastructures import MultiValueDict
 from django.utils.translation import gettext as _
-from rest_framework.parsers import BaseParser
+from rest_framework.parsers import BaseParser, DataAndFiles
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -75,7 +76,7 @@ class FormParser(BaseParser):
 
     media_type = "multipart/form-data"
 
-    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> list[Upload]:
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> DataAndFiles:
         request = parser_context["request"]
         tail = _Tail(stream)
         meta = request.META | {"CONTENT_TYPE": media_type}
@@ -90,7 +91,8 @@ class FormParser(BaseParser):
         unknown = {*fields, *(upload.field for upload in uploads)} - {"file"}
         if unknown:
             raise WireError("unknown_field", fields={name: _("There is no such field.") for name in sorted(unknown)})
-        return uploads
+        # Django's CSRF check asks the form's fields for a token, so there must be some, though none is taken.
+        return DataAndFiles(QueryDict(), MultiValueDict({"file": uploads}))
 
 
 class FilesView(APIView):
@@ -100,8 +102,8 @@ class FilesView(APIView):
     parser_classes = (FormParser,)
 
     def post(self, request: Request) -> Response:
-        uploads = request.data
-        if not isinstance(uploads, list) or len(uploads) != 1:
+        uploads = request.FILES.getlist("file")
+        if len(uploads) != 1:
             raise WireError("validation_error", fields={"file": _("Send one file, as the part named file.")})
         upload = uploads[0]
         with upload.content:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import aiohttp
 import msgspec
 import pytest
 from django.http import HttpResponse
+from django.test import Client
 from django.utils import timezone
 from PIL import Image
 
@@ -343,3 +345,15 @@ def test_a_picture_is_read_for_its_owner_only(api: Make) -> None:
     made = upload(anna, "a.png", picture()).json()
     assert base64.b64decode(store.picture(anna.user.pk, made["id"])) == picture()
     assert store.picture(bert.user.pk, made["id"]) is None and store.views(bert.user.pk, [made["id"]]) == {}
+
+
+def test_a_page_sends_a_file_by_its_session_and_its_token(make_user: Callable[..., Any]) -> None:
+    make_user("page")
+    client = Client(enforce_csrf_checks=True)
+    assert client.login(username="page", password="page")
+    body = form("a.txt", b"hello")
+    kind = f"multipart/form-data; boundary={BOUNDARY}"
+    assert client.generic("POST", "/api/files/", body, kind).json()["error"]["code"] == "csrf_failed"
+    token = json.loads(re.search(r'id="config"[^>]*>(.*?)</script>', client.get("/").content.decode())[1])["csrf"]
+    sent = client.generic("POST", "/api/files/", body, kind, headers={"X-CSRFToken": token})
+    assert (sent.status_code, sent.json()["name"]) == (201, "a.txt")

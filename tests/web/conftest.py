@@ -75,7 +75,8 @@ class Watch:
             self.faults.append(f"asked {url}")
 
     def _line(self, kind: str, text: str) -> None:
-        if kind == "error" and "WebSocket" not in text:
+        is_refusal = "WebSocket" in text or text.startswith("Failed to load resource")  # of ours, and meant
+        if kind == "error" and not is_refusal:
             self.faults.append(text)
 
 

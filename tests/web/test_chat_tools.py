@@ -170,7 +170,7 @@ def test_text_that_does_not_fit_the_question_is_asked_about_first(page: Page):
     expect(page.locator(".question.open")).to_be_visible()
     composer(page).press("Enter")
     page.get_by_role("button", name="Send all the same").click()
-    expect(page.locator(".question.closed").first).to_contain_text("Not answered")
+    expect(page.locator(".question.closed").first).to_contain_text("No longer open")
     expect(page.locator(".message.user .said").last).to_have_text("a glass of water")
     expect(page.locator(".question.open")).to_be_visible()
 
