@@ -92,6 +92,9 @@ function growByHand() {
 
 if (!CSS.supports("field-sizing", "content")) growByHand();
 for (const button of document.querySelectorAll("[data-look]")) chooseLook(button);
-for (const button of document.querySelectorAll("[data-language]")) chooseLanguage(button);
+for (const button of document.querySelectorAll("[data-language]")) {
+  if (config) chooseLanguage(button);
+  else button.hidden = true;
+}
 const side = document.querySelector("[data-drawer]");
 if (side) drawer(side, document.querySelector("[data-open-drawer]"));

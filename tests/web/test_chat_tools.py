@@ -339,9 +339,9 @@ def test_answer_is_told_by_sentence_and_its_end_in_a_word(page: Page):
     say(page, held("One **bold** thing. Another thing. And the", after=10))
     told = page.locator("[data-read-out] p")
     expect(told).to_have_text(["One bold thing.", "Another thing."])
-    expect(page.locator("[data-status]")).to_have_text("The answer is being written.")
+    expect(page.locator(".visually-hidden[data-status]")).to_have_text("The answer is being written.")
     page.keyboard.press("Escape")
-    expect(page.locator("[data-status]")).to_have_text("Stopped.")
+    expect(page.locator(".visually-hidden[data-status]")).to_have_text("Stopped.")
 
 
 def test_wrap_is_a_switch_of_each_code_block(page: Page):
