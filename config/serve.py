@@ -23,6 +23,8 @@ from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from streams import frames
+
 RESTARTS = 5  # deaths of workers within RESTARTS_WITHIN_S after which the supervisor gives up
 RESTARTS_WITHIN_S = 60.0
 RESTART_AFTER_S = 1.0
@@ -51,6 +53,21 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     _watchdog: asyncio.TimerHandle | None = None
     _is_over = False  # nothing more will be written: what is not flushed in time never will be
+
+    def handle_connect(self, event: websockets.http11.Request) -> None:
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            self.scope["extensions"][frames.EXTENSION] = {"write": self.write_frames}
+
+    def write_frames(self, data: bytes) -> bool:
+        """Write whole text frames that are ready-made. False: not before the handshake, past the end, or while the
+        peer does not read."""
+        if not self.handshake_complete or self.close_sent or self.disconnected or self.transport.is_closing():
+            return False
+        if not self.writable.is_set():
+            return False
+        self.transport.write(data)
+        return True
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

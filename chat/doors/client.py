@@ -72,6 +72,7 @@ class ChatClient:
         send: Callable[[dict[str, Any]], Awaitable[None]],
         trace: str,
         ring: Ring,
+        write: Callable[[bytes], bool] | None = None,
     ) -> None:
         bounds = settings.HEADRACE
         self.manager, self.admitted, self.session = manager, admitted, session
@@ -82,7 +83,7 @@ class ChatClient:
         self.heard_at = time.monotonic()
         self.is_mine = admitted.has_row  # the chat's row is known to be this user's
         self.has_closed = False
-        self.pump = Pump(self._send_text, session, manager.hub, self._snapshot)
+        self.pump = Pump(self._send_text, session, manager.hub, self._snapshot, write)
         self.pump.on_paused = lambda is_paused: session.move(StreamState.PAUSED if is_paused else StreamState.STREAMING)
         self._pumping: asyncio.Task | None = None
         self._early: list[bytes] | None = []  # what others post before the greeting is out

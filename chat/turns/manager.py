@@ -31,7 +31,7 @@ from chat.turns import orders, owed, questions, reads, store
 from chat.turns.outbox import append_owed
 from chat.turns.runner import Run
 from flows import providers
-from streams import database, redis
+from streams import database, frames, redis
 from streams import store as worker_store
 from streams.clock import stamp
 from streams.errors import WireError
@@ -201,7 +201,8 @@ class ChatManager:
             self.hub.leave(admitted.chat)
             raise
         session.move(StreamState.CONNECTED)
-        client = ChatClient(self, admitted, session, send, trace, ring)
+        write = scope.get("extensions", {}).get(frames.EXTENSION, {}).get("write")
+        client = ChatClient(self, admitted, session, send, trace, ring, write)
         self._clients[session.id] = client
         self._by_chat[client.chat].add(client)
         self._by_user[client.identity.user_id].add(client)

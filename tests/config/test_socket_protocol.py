@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from config import serve
+from streams.frames import EXTENSION, text_frames
 from tests.server import free_port
 from tests.waiting import until
 from tests.wire import Closed, Socket
@@ -61,6 +62,19 @@ async def refuse(scope: dict, receive: Callable, send: Callable) -> None:
     await accept(receive, send)
     await send({"type": "websocket.send", "text": json.dumps({"type": "error", "code": "busy"})})
     await send({"type": "websocket.close", "code": 1013, "reason": "busy"})
+
+
+async def ready_made(scope: dict, receive: Callable[[], Awaitable], send: Callable) -> None:
+    """Writes ready-made frames among others, and says when they were not taken."""
+    write = scope["extensions"][EXTENSION]["write"]
+    taken = [write(text_frames([b'{"type":"early"}']))]
+    await accept(receive, send)
+    await send({"type": "websocket.send", "text": '{"type":"first"}'})
+    taken.append(write(text_frames([b'{"type":"second"}', b'{"type":"third"}'])))
+    await receive()
+    await send({"type": "websocket.send", "text": json.dumps({"type": "taken", "taken": taken})})
+    await send({"type": "websocket.close", "code": 1000})
+    assert not write(text_frames([b'{"type":"late"}']))
 
 
 @asynccontextmanager
@@ -246,3 +260,27 @@ async def test_slow_peer_that_reads_again_is_kept(short_bounds):
                     await opened.connection.close()
     assert app_done.is_set()
     assert count == 2000
+
+
+async def test_ready_made_frames_stand_among_the_others_and_are_taken_only_while_the_socket_is_open():
+    async with serving(ready_made) as (host, _), client(host) as opened:
+        assert [(await opened.recv())["type"] for _ in range(3)] == ["first", "second", "third"]
+        await opened.connection.send("{}")
+        assert (await opened.recv())["taken"] == [False, True]
+        assert (await opened.closed()).code == 1000
+
+
+async def test_ready_made_frames_are_not_taken_while_the_peer_does_not_read():
+    refused = asyncio.Event()
+
+    async def pour(scope: dict, receive: Callable[[], Awaitable], send: Callable) -> None:
+        write = scope["extensions"][EXTENSION]["write"]
+        await accept(receive, send)
+        await until(lambda: not write(text_frames([b"x" * 60_000])))
+        refused.set()
+        await receive()
+
+    async with serving(pour) as (host, _), client(host, max_queue=1) as opened:
+        opened.connection.transport.pause_reading()
+        await asyncio.wait_for(refused.wait(), 20)
+        opened.connection.transport.abort()
