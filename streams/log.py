@@ -100,6 +100,10 @@ class Log:
         `give_up_s`: default `pending_events_s`. Past it raises WireError("unavailable"), and nobody knows whether
         the batch was written: its attempt must not go on.
         """
+        return await self.submit(batch, give_up_s)
+
+    def submit(self, batch: Batch, give_up_s: float | None = None) -> asyncio.Future:
+        """As `append`, for callers without a task: the future gets what it returns or raises."""
         bounds = settings.HEADRACE
         meta, log, channel = _keys(batch.chat)
         turn = bytes.fromhex(batch.turn.replace("-", ""))
@@ -121,7 +125,7 @@ class Log:
                 return NewEpoch(reply[1].decode())
             return Fenced()
 
-        return await self._appends.submit(make, then, bounds.pending_events_s if give_up_s is None else give_up_s)
+        return self._appends.submit(make, then, bounds.pending_events_s if give_up_s is None else give_up_s)
 
     async def read(self, chat: str, after: int, limit: int | None = None, max_bytes: int | None = None) -> Read:
         """Epoch, top and the events after `after`, at most `limit` of them and `max_bytes`, in one step.
