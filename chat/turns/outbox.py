@@ -218,14 +218,14 @@ async def append_owed(
 
 def frames_of(events: list[protocol.Event]) -> list[bytes]:
     """Each event encoded, none over the bound: longer deltas are split, what a state can't hold follows it."""
+    limit = settings.HEADRACE.event_bytes
     frames: list[bytes] = []
     for event in events:
-        frames.extend(_frames(event))
+        frames.extend(_frames(event, limit))
     return frames
 
 
-def _frames(event: protocol.Event) -> list[bytes]:
-    limit = settings.HEADRACE.event_bytes
+def _frames(event: protocol.Event, limit: int) -> list[bytes]:
     if isinstance(event, protocol.Delta) and len(event.text) < limit // _SAFE_SHARE:
         return [protocol.encode_event(event)]
     encoded = protocol.encode_event(event)
@@ -235,7 +235,7 @@ def _frames(event: protocol.Event) -> list[bytes]:
         half = len(event.text) // 2
         head = msgspec.structs.replace(event, text=event.text[:half])
         tail = msgspec.structs.replace(event, text=event.text[half:])
-        return [*_frames(head), *_frames(tail)]
+        return [*_frames(head, limit), *_frames(tail, limit)]
     if isinstance(event, protocol.TurnStart) and event.parts:
         return _spread(event, limit)
     if isinstance(event, protocol.TurnEnd):

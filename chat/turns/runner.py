@@ -82,6 +82,7 @@ class Run:
         owns: Callable[[asyncio.Task], None],
     ) -> None:
         self.order = order
+        self._bounds = settings.HEADRACE
         self.signal = Signal()
         self._first_epoch = epoch
         self._log = log
@@ -390,7 +391,7 @@ class Run:
         """Raises WireError answer_too_long, the text so far kept."""
         text = text.replace("\x00", "")
         self._answer_bytes += len(text.encode())
-        if self._answer_bytes > settings.HEADRACE.answer_bytes:
+        if self._answer_bytes > self._bounds.answer_bytes:
             raise WireError("answer_too_long")
         if text:
             opened.texts.append(text)
@@ -690,7 +691,7 @@ class _Shown:
     def _show(self, kind: str | None, text: str, tokens: int) -> None:
         if kind is None:
             self._run._answer_bytes += len(text)
-            if self._run._answer_bytes > settings.HEADRACE.answer_bytes:
+            if self._run._answer_bytes > self._run._bounds.answer_bytes:
                 raise WireError("answer_too_long")
             return
         opened = self._open.get(kind)
