@@ -1,8 +1,10 @@
 """The bridge: one hop, one transaction, repeated while locked, bounded, commands first."""
 
 import asyncio
+import itertools
 import sqlite3
 import threading
+from types import SimpleNamespace
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -184,6 +186,24 @@ def test_the_databases_clock_is_aware_and_may_be_asked_in_a_transaction():
     with transaction.atomic():
         assert database.now().utcoffset().total_seconds() == 0
     assert database.now() <= database.now()
+
+
+async def test_the_wait_of_a_command_is_judged_by_what_waits_and_how_long_jobs_took(monkeypatch, settings):
+    ticks = itertools.count()
+    monkeypatch.setattr(database, "time", SimpleNamespace(monotonic=lambda: next(ticks) * 0.1))
+    assert database.expected_wait_s() == 0
+    for _ in range(100):
+        await database.read(names)
+    gates = [Gate() for _ in range(settings.HEADRACE.database_threads)]
+    holding = [asyncio.create_task(database.read(gate, bound_s=10)) for gate in gates]
+    await until(gates[0].entered.is_set)
+    waiting = [asyncio.create_task(database.read(names, bound_s=10)) for _ in range(20)]
+    await asyncio.sleep(0)
+    assert database.expected_wait_s() > 0.2
+    for gate in gates:
+        gate.leave.set()
+    await asyncio.gather(*holding, *waiting)
+    assert database.expected_wait_s() == 0
 
 
 # ------------------------------------------------------------------------------------------- committed together
