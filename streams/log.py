@@ -180,6 +180,12 @@ def channel_of(chat: str) -> str:
 
 
 def _keys(chat: str) -> tuple[str, str, str]:
+    """Meta, log and channel."""
+    return _keys_under(settings.REDIS_PREFIX, chat)
+
+
+@functools.lru_cache(4096)
+def _keys_under(prefix: str, chat: str) -> tuple[str, str, str]:
     tag = _tag(chat)
     return redis.key(tag, "meta"), redis.key(tag, "log"), redis.key(tag)
 
