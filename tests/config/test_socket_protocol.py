@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
@@ -15,7 +15,7 @@ from websockets.frames import Frame, Opcode
 
 from config import serve
 from streams.frames import EXTENSION, text_frames
-from tests.server import free_port
+from tests.config.serving import serving
 from tests.waiting import until
 from tests.wire import Closed, Socket
 
@@ -23,26 +23,6 @@ HANDSHAKE = (
     "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{}\r\n"
 )
-
-
-class Quiet(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self):
-        yield
-
-
-@asynccontextmanager
-async def serving(app: Callable, **options) -> AsyncIterator[tuple[str, uvicorn.Server]]:
-    port = free_port()
-    options = {"app": app, "loop": "none", "lifespan": "off", "timeout_graceful_shutdown": 1, **options}
-    server = Quiet(serve.server_config(**options))
-    task = asyncio.create_task(server.serve(sockets=[serve.listen("127.0.0.1", port)]))
-    await until(lambda: server.started, what="the server has started")
-    try:
-        yield f"127.0.0.1:{port}", server
-    finally:
-        server.should_exit = True
-        await asyncio.wait_for(task, 10)
 
 
 async def accept(receive: Callable, send: Callable) -> None:
