@@ -11,6 +11,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     frame_in_bytes: int = 256 * 1024
     text_chars: int = 32_000
     json_depth: int = 32
+    json_brackets: int = 10_000
     commands_per_s: float = 20
     commands_burst: int = 40
     acks_per_s: float = 50

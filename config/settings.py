@@ -66,6 +66,7 @@ ALLOWED_HOSTS = list(dict.fromkeys([*_env.allowed_hosts, *_LOCAL, HOST]))
 CSRF_TRUSTED_ORIGINS = ALLOWED_ORIGINS
 
 INSTALLED_APPS = [
+    "config",  # before daphne: its runserver is the one that runs
     "daphne",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -79,7 +80,6 @@ INSTALLED_APPS = [
     "accounts",
     "flows",
     "chat",
-    "config",
 ]
 MIDDLEWARE = [
     "config.trace.TraceMiddleware",
