@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from django.conf import settings
 from django.core import signing
 from django.core.exceptions import PermissionDenied
 from django.db import InterfaceError, OperationalError
@@ -27,7 +28,6 @@ from rest_framework.response import Response
 
 from streams.errors import WireError
 
-BODY_BYTES = 2 * 1024 * 1024
 BODY_DEPTH = 64  # a draft may nest to 32 by its own rules
 PAGE_DEFAULT = 50
 PAGE_MOST = 200
@@ -133,8 +133,9 @@ class JSONParser(BaseParser):
     media_type = "application/json"
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
-        raw = stream.read(BODY_BYTES + 1)
-        if len(raw) > BODY_BYTES:
+        most_bytes = settings.HEADRACE.body_bytes
+        raw = stream.read(most_bytes + 1)
+        if len(raw) > most_bytes:
             raise WireError("frame_too_large")
         try:
             value = msgspec.json.decode(raw)

@@ -367,25 +367,33 @@ def encode_frame(frame: Frame) -> bytes:
     return _encoder.encode(frame)
 
 
-def depth_exceeds(text: str, limit: int) -> bool:
-    """Whether brackets nest deeper than `limit`. Strings do not count. The parser would recurse on them."""
-    if text.count("{") + text.count("[") <= limit:
+def nests_too_much(text: str, most_deep: int, most_brackets: int) -> bool:
+    """Whether brackets nest deeper than `most_deep`, or more than `most_brackets` open. Strings do not count.
+
+    The parser would recurse on the former, and make an object of each of the latter. Takes time linear in `text`.
+    """
+    if text.count("{") + text.count("[") <= most_deep:
         return False
-    steps = _STRINGS.sub("", text).encode("ascii", "ignore").translate(_STEPS, delete=_NO_BRACKETS)
-    return max(accumulate(memoryview(steps).cast("b")), default=0) > limit  # in C: frames may be large
+    bare = _STRINGS.sub("", text.replace("\\\\", "").replace('\\"', ""))
+    steps = bare.encode("ascii", "ignore").translate(_STEPS, delete=_NO_BRACKETS)
+    if steps.count(_IN) > most_brackets or len(steps) > 2 * most_brackets:
+        return True
+    return max(accumulate(memoryview(steps).cast("b")), default=0) > most_deep  # in C: frames may be large
 
 
-_STRINGS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# A string that is not closed ends with the text: without that each quote in it would be tried as the first of one.
+_STRINGS = re.compile(r'"[^"]*(?:"|\Z)')
+_IN = b"\x01"
 _STEPS = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")  # as signed bytes: one in, one out
 _NO_BRACKETS = bytes(set(range(128)) - set(b"{}[]"))
 
 
-def decode_command(text: str, max_depth: int) -> CommandFrame:
+def decode_command(text: str, most_deep: int, most_brackets: int) -> CommandFrame:
     """One text frame as its command. Raises WireError bad_json, bad_frame, unknown_type or unknown_field.
 
     The error's `id` is the frame's where it has one of the right form, so that the sender can tell which failed.
     """
-    if depth_exceeds(text, max_depth):
+    if nests_too_much(text, most_deep, most_brackets):
         raise WireError("bad_frame")
     try:
         raw = _raw_decoder.decode(text)
@@ -404,6 +412,15 @@ def decode_command(text: str, max_depth: int) -> CommandFrame:
 
 
 _ID = re.compile(r"^[A-Za-z0-9_-]{1,64}\Z")
+_ID_IN_FRONT = re.compile(r'\s*\{(?:\s*"type"\s*:\s*"\w{1,20}"\s*,)?\s*"id"\s*:\s*"([A-Za-z0-9_-]{1,64})"')
+
+
+def id_in_front(text: str) -> str | None:
+    """The id of a frame that is not decoded, where it stands first or behind `type`, as SDKs write it."""
+    match = _ID_IN_FRONT.match(text)
+    return match.group(1) if match else None
+
+
 _FIELD = re.compile(r"(?:unknown field|required field) `(\w+)`|at `\$\.(\w+)")
 
 

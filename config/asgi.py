@@ -1,4 +1,4 @@
-"""The ASGI application: pages to Django, sockets to the consumer, start and end to ChatManager.
+"""The ASGI application: pages to Django with bounded bodies, sockets to the consumer, start and end to ChatManager.
 
 Handshakes that are refused by HTTP are refused here, before the consumer: unknown path 404, unknown subprotocol 400,
 foreign Origin 403. Where the server can only say 403, it says 403. Everything else is the consumer's to answer.
@@ -21,6 +21,7 @@ from accounts.tokens import credential_of  # noqa: E402
 from chat.doors.admission import subprotocol  # noqa: E402
 from chat.doors.consumer import ChatConsumer  # noqa: E402
 from chat.turns import manager  # noqa: E402
+from config.bodies import bounded  # noqa: E402
 from config.origins import is_allowed  # noqa: E402
 
 Scope = dict[str, Any]
@@ -32,12 +33,13 @@ BEARER = "bearer."
 
 log = structlog.get_logger("headrace.asgi")
 consumer = ChatConsumer.as_asgi()
+pages = bounded(django_application)
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
         await manager.start()  # idempotent; where there is no lifespan (Daphne) this is the start
-        await django_application(scope, receive, send)
+        await pages(scope, receive, send)
     elif scope["type"] == "websocket":
         await _serve_socket(scope, receive, send)
     elif scope["type"] == "lifespan":

@@ -11,12 +11,18 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     frame_in_bytes: int = 256 * 1024
     text_chars: int = 32_000
     json_depth: int = 32
+    json_brackets: int = 10_000
     commands_per_s: float = 20
     commands_burst: int = 40
     acks_per_s: float = 50
     acks_burst: int = 100
     refusals_per_minute: int = 200
     bad_frames_per_minute: int = 10
+    frames_per_s: float = 200
+    frames_burst: int = 400
+    frames_bytes_per_s: float = 1024 * 1024
+    frames_bytes_burst: int = 2 * 1024 * 1024
+    command_bytes: int = 16 * 1024
     ack_window_bytes: int = 256 * 1024
     event_bytes: int = 64 * 1024
     snapshot_bytes: int = 256 * 1024
@@ -34,6 +40,16 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     auth_grace_s: float = 30
     auth_check_s: float = 4
     ticket_s: float = 60
+    # requests
+    body_bytes: int = 2 * 1024 * 1024
+    body_s: float = 30
+    file_body_s: float = 120
+    keep_alive_s: int = 5
+    logins_per_name_a_minute: int = 10
+    logins_per_address_a_minute: int = 60
+    logins_at_once: int = 2
+    logins_waiting: int = 20
+    login_wait_s: float = 5
     # turns
     turns_per_user: int = 5
     turns_per_worker: int = 500

@@ -66,6 +66,7 @@ ALLOWED_HOSTS = list(dict.fromkeys([*_env.allowed_hosts, *_LOCAL, HOST]))
 CSRF_TRUSTED_ORIGINS = ALLOWED_ORIGINS
 
 INSTALLED_APPS = [
+    "config",  # before daphne: its runserver is the one that runs
     "daphne",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -79,7 +80,6 @@ INSTALLED_APPS = [
     "accounts",
     "flows",
     "chat",
-    "config",
 ]
 MIDDLEWARE = [
     "config.trace.TraceMiddleware",
@@ -92,6 +92,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "accounts.middleware.session_logins",
+    "accounts.middleware.login_refusals",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -140,6 +141,7 @@ CHANNEL_LAYERS = {
     }
 }
 AUTH_USER_MODEL = "accounts.User"
+AUTHENTICATION_BACKENDS = ["accounts.passwords.PasswordBackend"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (

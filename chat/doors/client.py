@@ -29,19 +29,20 @@ WINDOW_S = 60
 
 
 class Bucket:
-    """A rate with a burst: `take` says how many seconds too early a command came, 0 where it may pass."""
+    """A rate with a burst: `take` says how many seconds too early something came, 0 where it may pass."""
 
     def __init__(self, per_s: float, burst: int) -> None:
         self._per_s, self._burst = per_s, burst
         self._left, self._at = float(burst), time.monotonic()
 
-    def take(self) -> float:
+    def take(self, count: int = 1) -> float:
         now = time.monotonic()
         self._left = min(self._burst, self._left + (now - self._at) * self._per_s)
         self._at = now
-        if self._left < 1:
-            return (1 - self._left) / self._per_s
-        self._left -= 1
+        count = min(count, self._burst)
+        if self._left < count:
+            return (count - self._left) / self._per_s
+        self._left -= count
         return 0.0
 
 
@@ -174,8 +175,11 @@ class ChatClient:
         if text is None:
             self._count_bad(WireError("bad_binary_frame"))
             return
+        if self._is_too_much(text, size):
+            return
+        bounds = settings.HEADRACE
         try:
-            command = protocol.decode_command(text, settings.HEADRACE.json_depth)
+            command = protocol.decode_command(text, bounds.json_depth, bounds.json_brackets)
         except WireError as error:
             self._count_bad(error)
             return
@@ -189,6 +193,15 @@ class ChatClient:
             self._refuse(WireError("rate_limited", id=command.id, retry_after=round(max(wait_s, 0.05), 3)))
             return
         self._waiting.put_nowait(command)
+
+    def _is_too_much(self, text: str, size: int) -> bool:
+        """A large frame is judged before it is read: reading it is the work. It counts once for each
+        `command_bytes` that it fills, and once more where it turns out to be a command."""
+        weight = size // settings.HEADRACE.command_bytes
+        wait_s = self._rate.take(weight) if weight else 0.0
+        if wait_s:
+            self._refuse(WireError("rate_limited", id=protocol.id_in_front(text), retry_after=round(wait_s, 3)))
+        return wait_s > 0
 
     def _quick(self, command: protocol.CommandFrame) -> None:
         wait_s = self._ack_rate.take()

@@ -135,6 +135,14 @@ def test_a_host_that_is_not_ours_is_bad_request(api: Make) -> None:
     assert code_of(response) == (400, "bad_request")
 
 
+@pytest.mark.parametrize("path", ["/api/me/", "/", "/login/", "/healthz"])
+def test_a_host_that_is_not_ours_is_told_which_it_asked_for_and_which_setting_allows_it(db: None, path: str) -> None:
+    response = Client(headers={"host": "evil.example:8000"}).get(path)
+    assert code_of(response) == (400, "bad_request")
+    text = response.json()["error"]["text"]
+    assert "evil.example:8000" in text and "ALLOWED_HOSTS" in text
+
+
 def test_unknown_fields_are_refused(api: Make) -> None:
     response = api("anna").patch("me/", {"is_staff": True})
     assert code_of(response) == (400, "unknown_field")
