@@ -8,7 +8,8 @@ and after each reconnect the tops of all watched chats are compared, so that a l
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -199,6 +200,15 @@ class Hub:
         watch = self._watches.get(chat)
         if watch is not None:
             self._leave(watch)
+
+    @asynccontextmanager
+    async def watched(self, chat: str) -> AsyncIterator[Ring]:
+        """A watch for a while. Raises WireError("unavailable")."""
+        ring = await self.watch(chat)
+        try:
+            yield ring
+        finally:
+            self.leave(chat)
 
     async def refresh(self, ring: Ring) -> None:
         """Read the log into `ring` now. Returns when its state is at least as new as this call, or Redis is away."""

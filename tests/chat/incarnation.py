@@ -92,7 +92,7 @@ class Incarnation:
     async def _start(self) -> None:
         self.manager = ChatManager()
         await self.manager.hub.start()
-        await self.manager._beat()
+        await self.manager.sweep.beat()
 
     def arm(
         self,

@@ -167,8 +167,8 @@ class Stage:
     async def sweep(self, life: Incarnation) -> None:
         """What it told is marked first, as by its beat. It may die of it."""
         with suppress(Death):
-            await life.does(life.manager._mark_told())
-            await life.does(life.manager._sweep())
+            await life.does(life.manager.telling.mark_told())
+            await life.does(life.manager.sweep.sweep())
 
     async def calls(self, life: Incarnation, name: str, *args: Any, **fields: Any) -> Any:
         """A coroutine of this worker's manager, as its own step."""
@@ -177,7 +177,8 @@ class Stage:
     async def at_rest(self, life: Incarnation) -> None:
         """Nothing runs on it, nothing is told, and its tabs show what is in the log."""
         manager: ChatManager = life.manager
-        await until(lambda: not manager._run_tasks and not manager._tasks, 10, f"rest after {life.trail[-8:]}")
+        async with asyncio.timeout(20):
+            await manager.settle()
         for tab in self.tabs:
             if tab.life is life and not tab.closed:
                 await life.does(manager.hub.refresh(tab.socket.ring))

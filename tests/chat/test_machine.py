@@ -155,10 +155,10 @@ class World:
                     if await self._is_calm():
                         break
                     await self._settle()
-                    await self.life.does(self.life.manager._beat())
-                    await self.life.does(self.life.manager._sweep())
+                    await self.life.does(self.life.manager.sweep.beat())
+                    await self.life.does(self.life.manager.sweep.sweep())
                     await self._settle()
-                    await self.life.does(self.life.manager._mark_told())
+                    await self.life.does(self.life.manager.telling.mark_told())
                 except Death:  # it was in the middle of its last step
                     continue
         self._collect()
