@@ -4,9 +4,11 @@ from typing import Any
 
 import msgspec
 
+from accounts import locale as languages
 from chat import protocol
 from chat.models import Chat, Message, Question, Step, Turn
 from streams.clock import stamp
+from streams.errors import WireError, shape_of
 
 
 def user_message_parts(number: int, text: str) -> list[dict[str, Any]]:
@@ -84,6 +86,11 @@ def question_part(row: Question) -> dict[str, Any]:
         "data": data,
         "node": row.part.split(".", 1)[1].split("#", 1)[0],
     }
+
+
+def fault_of(error: WireError, locale: str) -> protocol.Fault:
+    """How a turn ended badly, as it is stored: in the chat's language."""
+    return protocol.Fault(**shape_of(error, languages.sentence(error, locale)))
 
 
 def chat_event(row: Chat) -> protocol.ChatEvent:

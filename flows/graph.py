@@ -509,3 +509,9 @@ def _read_fault(
     if outputs is not None and rest[0] not in outputs:
         return "unknown_variable"
     return None if map_.leads(root, node) else "late_variable"
+
+
+def start_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What the start node of a graph says: greeting, suggestions, the schema of `params`. Empty where there is none."""
+    start = next((node for node in raw.get("nodes", []) if node.get("kind") == "start"), {})
+    return start.get("fields", {})

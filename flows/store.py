@@ -3,6 +3,7 @@
 Synchronous: views call these as they are, async code through `streams/database.py`. Raises WireError.
 """
 
+import functools
 import re
 import uuid
 from collections.abc import Iterable
@@ -200,6 +201,12 @@ def delete(flow_id: Any) -> None:
 def versions(flow_id: Any) -> models.QuerySet[FlowVersion]:
     """A flow's versions, the newest first."""
     return FlowVersion.objects.filter(flow_id=flow_id).select_related("author").order_by("-number")
+
+
+@functools.lru_cache(1000)
+def params_of(version_id: uuid.UUID) -> dict[str, Any] | None:
+    """The schema of what may come with a message, of a version, which never changes: its graph is read once."""
+    return graph.start_fields(FlowVersion.objects.values_list("graph", flat=True).get(id=version_id)).get("params")
 
 
 def draft_of(flow_id: Any, number: int | None = None) -> dict[str, Any]:

@@ -118,3 +118,13 @@ class WireError(Exception):
         self.entry = CATALOGUE[code]
         self.text = text
         self.extra = extra
+
+
+def shape_of(error: WireError, text: str, *carried: str) -> dict[str, Any]:
+    """The error as every door shows it: `text` is its sentence in the reader's language; `carried`: what of `extra`."""
+    shape = {
+        "code": error.code,
+        "text": text,
+        "retryable": error.extra.get("retryable", error.entry.is_retryable),
+    }
+    return shape | {name: error.extra[name] for name in carried if error.extra.get(name) is not None}

@@ -264,8 +264,7 @@ async def _built_draft(flow: Flow) -> dict[str, Any]:
 
 def flow_info(flow: Flow, version: FlowVersion | None, shown: dict[str, Any]) -> FlowInfo:
     """What a client shows of a flow before anything was said: from its start node."""
-    start = next((node for node in shown.get("nodes", []) if node.get("kind") == "start"), {})
-    fields = start.get("fields", {})
+    fields = graph.start_fields(shown)
     return FlowInfo(
         id=str(flow.id),
         slug=flow.slug,

@@ -13,7 +13,7 @@ from accounts import locale as languages
 from accounts.tokens import Identity
 from chat import protocol
 from chat.doors.admission import Admitted
-from streams.errors import WireError
+from streams.errors import WireError, shape_of
 from streams.hub import Ring
 from streams.log import Position
 from streams.pump import Pump
@@ -337,15 +337,8 @@ class ChatClient:
 
 
 def error_frame(error: WireError, trace: str, locale: str, command: str | None = None) -> protocol.Error:
-    return protocol.Error(
-        code=error.code,
-        text=languages.sentence(error, locale),
-        trace=trace,
-        retryable=error.extra.get("retryable", error.entry.is_retryable),
-        id=command,
-        field=error.extra.get("field"),
-        retry_after=error.extra.get("retry_after"),
-    )
+    shape = shape_of(error, languages.sentence(error, locale), "field", "retry_after")
+    return protocol.Error(**shape, trace=trace, id=command)
 
 
 # ------------------------------------------------------------------------------------------------- commands

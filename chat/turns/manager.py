@@ -24,7 +24,7 @@ from accounts.tokens import Credential, Identity
 from chat import protocol, snapshot
 from chat.doors.admission import Admitted
 from chat.doors.client import ChatClient
-from chat.turns import orders, questions, reads, store
+from chat.turns import orders, reads, store
 from chat.turns.control import Control
 from chat.turns.runner import Run
 from chat.turns.sweep import Sweep
@@ -273,9 +273,8 @@ class ChatManager:
         text = _checked_text(command.text)
         if command.files:
             raise WireError("not_supported", field="files")
-        params = questions.checked_params(admitted.flow.params, command.params)
         return await self._begin(
-            admitted, act="say", command=command.id, text=text, params=params, parent=command.parent
+            admitted, act="say", command=command.id, text=text, params=command.params, parent=command.parent
         )
 
     async def regenerate(self, admitted: Admitted, command: protocol.Regenerate) -> dict[str, Any]:
@@ -288,8 +287,6 @@ class ChatManager:
     async def _begin(self, admitted: Admitted, **act: Any) -> dict[str, Any]:
         if self.is_draining:
             raise WireError("going_away", retry_after=1)
-        if self.runs_turns and len(self._runs) >= settings.HEADRACE.turns_per_worker:
-            raise WireError("busy", retry_after=1)
         begin = orders.Begin(
             chat=admitted.chat,
             user=admitted.identity.user_id,
@@ -301,6 +298,7 @@ class ChatManager:
             skill=admitted.skill,
             locale=admitted.locale,
             worker=self.runner(),
+            has_room=self._has_room(),
             **act,
         )
         return await self.transact(begin.chat, store.begin_turn, begin)
@@ -308,7 +306,8 @@ class ChatManager:
     async def answer(self, identity: Identity, chat: str, command: protocol.AnswerCommand) -> dict[str, Any]:
         user = identity.user_id
         question, action, value = str(uuid.UUID(command.question)), command.action, command.value
-        return await self.transact(chat, store.answer, chat, user, command.id, question, action, value, self.runner())
+        given = (chat, user, command.id, question, action, value, self.runner(), self._has_room())
+        return await self.transact(chat, store.answer, *given)
 
     async def stop_turn(self, identity: Identity, chat: str, command: protocol.Stop) -> dict[str, Any]:
         user = identity.user_id
@@ -346,8 +345,11 @@ class ChatManager:
 
     def runner(self) -> str | None:
         """This worker, where it can take one more turn; else a sweep finds who can."""
-        can_run = self.runs_turns and not self.is_draining
-        return self.worker if can_run and len(self._runs) < settings.HEADRACE.turns_per_worker else None
+        return self.worker if self.runs_turns and not self.is_draining and self._has_room() else None
+
+    def _has_room(self) -> bool:
+        """Under the bound of running turns of a worker; a process that runs none leaves that to those that do."""
+        return not self.runs_turns or len(self._runs) < settings.HEADRACE.turns_per_worker
 
     def _sends(self, chat: str) -> Callable[[], None]:
         """A transaction is under way until what this returns is called, once no thread works on it any more.

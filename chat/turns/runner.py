@@ -5,7 +5,6 @@ write says that the turn is another's. What its handler did with an effect is ke
 """
 
 import asyncio
-import hashlib
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -17,10 +16,10 @@ import structlog
 from django.conf import settings
 from django.utils import translation
 
-from accounts import locale as languages
 from chat import protocol, shapes
 from chat.snapshot import parts_in_log
 from chat.turns import orders, owed, reads, store
+from chat.turns.canonical import hash_of
 from chat.turns.outbox import Lost, Outbox, part_events
 from chat.turns.states import TurnState
 from flows import build, handlers, providers
@@ -201,7 +200,7 @@ class Run:
             self.is_waiting = True
             self._log_line.info("turn_waits")
         except WireError as error:
-            await self._end(TurnState.ERROR, error=self._fault(error))
+            await self._end(TurnState.ERROR, error=shapes.fault_of(error, self.chat.locale))
         except asyncio.CancelledError:
             if self._lost is not None:
                 raise self._lost from None
@@ -210,7 +209,7 @@ class Run:
             await self._end(TurnState.STOPPED)
         except Exception:
             self._log_line.exception("handler_failed")
-            await self._end(TurnState.ERROR, error=self._fault(WireError("flow_error")))
+            await self._end(TurnState.ERROR, error=shapes.fault_of(WireError("flow_error"), self.chat.locale))
         else:
             await self._end(TurnState.DONE, data=data)
 
@@ -276,7 +275,7 @@ class Run:
         if code == "stopped":
             await self._end(TurnState.STOPPED)
         else:
-            await self._end(TurnState.ERROR, error=self._fault(WireError(code)))
+            await self._end(TurnState.ERROR, error=shapes.fault_of(WireError(code), self.chat.locale))
 
     async def _end(self, state: TurnState, *, data: Any = None, error: protocol.Fault | None = None) -> None:
         """Deltas in the log, then the end's transaction, then `turn_end`."""
@@ -302,14 +301,6 @@ class Run:
         await self._outbox.flush()
         self._tell_told(rev)
 
-    def _fault(self, error: WireError) -> protocol.Fault:
-        """As it is stored, in the chat's language."""
-        return protocol.Fault(
-            code=error.code,
-            text=languages.sentence(error, self.chat.locale),
-            retryable=error.extra.get("retryable", error.entry.is_retryable),
-        )
-
     def _tell_told(self, rev: int) -> None:
         """What the rows owed stands in the log by now; a title not, where a new epoch swallowed it."""
         self._told("turn", self.order.turn, rev)
@@ -326,7 +317,7 @@ class Run:
 
     async def _end_unheard(self) -> None:
         """Its events are refused for a reason that no second run mends: the end is owed, and the turn not run again."""
-        error = msgspec.to_builtins(self._fault(WireError("internal")))
+        error = msgspec.to_builtins(shapes.fault_of(WireError("internal"), self.chat.locale))
         parts, next_worker = self._whole_parts(), self._next_worker()
         try:
             _, outcome, _ = await database.write(
@@ -474,7 +465,7 @@ class Run:
         kept = self.order.kept.get(key)
         if kept is None:
             return None
-        if kept.arguments_hash != _hash(arguments):
+        if kept.arguments_hash != hash_of(arguments):
             raise WireError("flow_error", f"The step {key} was kept with other arguments.")
         self._unused.discard(key)
         self._scope_parts[self._scope] = self._scope_parts.get(self._scope, 0) + kept.value["opened"]
@@ -517,7 +508,7 @@ class Run:
             orders.PendingStep(
                 key=key,
                 kind="step",
-                arguments_hash=_hash(None),
+                arguments_hash=hash_of(None),
                 value={"value": value, "opened": opened},
                 parts=self._take_parts(),
             )
@@ -542,7 +533,7 @@ class Run:
         self._pending = orders.PendingStep(
             key=key,
             kind="llm",
-            arguments_hash=_hash(arguments),
+            arguments_hash=hash_of(arguments),
             value={"value": msgspec.to_builtins(result), "opened": opened},
             parts=self._take_parts(),
         )
@@ -765,7 +756,3 @@ def _cut(output: Any) -> Any:
     if len(encoded) <= OUTPUT_BYTES:
         return output
     return encoded[:OUTPUT_BYTES].decode(errors="ignore") + "…"
-
-
-def _hash(arguments: Any) -> str:
-    return hashlib.sha256(msgspec.json.encode(arguments, order="deterministic")).hexdigest()
