@@ -27,6 +27,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from streams.errors import WireError, shape_of
+from streams.numbers import TOO_LARGE, OutOfRange, check_numbers
 
 BODY_DEPTH = 64  # a draft may nest to 32 by its own rules
 PAGE_DEFAULT = 50
@@ -122,7 +123,7 @@ def _flat(detail: Any, path: str = "") -> dict[str, str]:
 
 
 class JSONParser(BaseParser):
-    """Strict JSON: no NaN, no lone surrogate, bounded. What is not JSON is `bad_json`."""
+    """Strict JSON: no NaN, no lone surrogate, no number out of range, bounded. What is not JSON is `bad_json`."""
 
     media_type = "application/json"
 
@@ -133,6 +134,9 @@ class JSONParser(BaseParser):
             raise WireError("frame_too_large")
         try:
             value = msgspec.json.decode(raw)
+            check_numbers(raw, value)
+        except OutOfRange as error:
+            raise WireError("bad_json", _(TOO_LARGE)) from error
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise WireError("bad_json") from error
         if _is_deeper(value, BODY_DEPTH):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from streams.errors import WireError
+from streams.numbers import TOO_LARGE, OutOfRange, check_numbers
 
 # ---------------------------------------------------------------------------------------------- shapes
 
@@ -403,6 +404,10 @@ def decode_command(text: str, most_deep: int, most_brackets: int) -> CommandFram
         raise WireError("bad_frame", field="type")
     known = COMMANDS.get(raw["type"])
     extra = {"id": raw["id"]} if isinstance(raw.get("id"), str) and _ID.match(raw["id"]) else {}
+    try:
+        check_numbers(text, raw)
+    except OutOfRange as error:
+        raise WireError("bad_frame", TOO_LARGE, **extra) from error
     if known is None:
         raise WireError("unknown_type", **extra)
     try:

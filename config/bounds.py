@@ -87,6 +87,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     provider_connect_s: float = 5
     provider_first_token_s: float = 30
     provider_between_tokens_s: float = 20
+    usage_tokens: int = 1_000_000_000  # of one call, whatever the vendor says
     # flows
     build_lease_s: int = 60
     build_kept_s: int = 86400

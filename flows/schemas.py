@@ -51,7 +51,7 @@ def parse(raw: Any) -> Schema:
     """Raises SchemaError."""
     try:
         schema = msgspec.convert(raw, Schema)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, OverflowError) as error:  # a bound that no float holds
         raise SchemaError({"": str(error)}) from error
     found: dict[str, str] = {}
     if not 1 <= len(schema.properties) <= PROPERTIES:

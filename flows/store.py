@@ -16,6 +16,7 @@ from django.utils.text import slugify
 
 from flows import graph
 from flows.models import Flow, FlowVersion, Provider
+from flows.signals import flow_deleted
 from streams.errors import WireError
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{1,63}\Z")
@@ -190,12 +191,13 @@ def restore(flow_id: Any, number: int) -> Flow:
 
 
 def delete(flow_id: Any) -> None:
-    """Gone from lists, its slug free. Chats stay readable; its turns are ended by whoever calls this."""
+    """Gone from lists, its slug free. Chats stay readable; who hears `flow_deleted` ends its turns."""
     with transaction.atomic():
         flow = _locked(flow_id)
         flow.deleted = True
         flow.status = Flow.Status.OFFLINE
         flow.save(update_fields=["deleted", "status", "updated"])
+        transaction.on_commit(lambda: flow_deleted.send(Flow, flow=str(flow.id)))
 
 
 def versions(flow_id: Any) -> models.QuerySet[FlowVersion]:

@@ -51,6 +51,7 @@ class ChatManager:
 
     def __init__(self) -> None:
         self.worker = str(uuid.uuid4())
+        self._loop = asyncio.get_running_loop()
         self.log = Log()
         self.hub = Hub(self.log)
         self.sessions = Sessions(self.worker)
@@ -320,6 +321,10 @@ class ChatManager:
     async def delete_chat(self, chat: str, user: int) -> None:
         await self.transact(chat, store.delete_chat, chat, user, self.worker, is_told=True)
         self.control.send("chat_deleted", chat=chat)
+
+    def flow_deleted(self, flow: str) -> None:
+        """From any thread: its turns end now."""
+        self._loop.call_soon_threadsafe(lambda: self.spawn(self.end_turns_of_flow(flow)))
 
     async def end_turns_of_flow(self, flow: str) -> None:
         """Of a deleted flow: at its deletion, and every sweep looks for some."""

@@ -565,6 +565,7 @@ class Run:
             raise providers.wire_error(error) from error
         finally:
             shown.close()
+        usage = _sane(usage)
         cost = await providers.cost_micros(call.provider, usage)
         self._usage = _added(self._usage, usage, model, cost)
         return LLMResult(text=shown.whole_text, reasoning=shown.whole_reasoning, usage=usage, model=model)
@@ -723,6 +724,12 @@ def _messages_of(role: str, parts: list[dict[str, Any]]) -> list[LLMMessage]:
 
 def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _sane(usage: ProviderUsage) -> ProviderUsage:
+    """What a vendor counted, within reason: it goes into sums, prices and rows."""
+    most = settings.HEADRACE.usage_tokens
+    return ProviderUsage(**{name: min(max(count, 0), most) for name, count in msgspec.structs.asdict(usage).items()})
 
 
 def _added(total: protocol.Usage | None, usage: ProviderUsage, model: str, cost_micros: int) -> protocol.Usage:

@@ -13,6 +13,7 @@ from flows.graph import Name
 from flows.kinds import Kind, NodeContext, NodeError, Outcome, Template, register
 from flows.templates import text_of
 from providers.base import LLMMessage
+from streams.numbers import OutOfRange, check_numbers
 
 FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 
@@ -88,8 +89,12 @@ def _prompted(value: Any) -> list[LLMMessage]:
 def structured(text: str, schema: dict[str, Any]) -> dict[str, Any]:
     """The object that a model wrote, a code fence around it or not. Raises NodeError where it does not fit."""
     fenced = FENCE.match(text)
+    written = fenced.group(1) if fenced else text
     try:
-        values = msgspec.json.decode(fenced.group(1) if fenced else text)
+        values = msgspec.json.decode(written)
+        check_numbers(written, values)
+    except OutOfRange as error:
+        raise NodeError("the model's answer has a number that is too large") from error
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise NodeError("the model's answer is not JSON") from error
     try:
