@@ -65,6 +65,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # the event log
     log_kept_s: int = 3600
     log_events: int = 500
+    log_bytes: int = 4 * 1024 * 1024  # of a chat; then fewer events are kept, yet all of an unfinished turn
     ring_events: int = 512
     ring_bytes: int = 1024 * 1024
     tops_every_s: float = 5

@@ -111,7 +111,8 @@ class Log:
         def make() -> bytes:
             return redis.pack(
                 "EVALSHA", self._append_sha, 3, meta, log, channel, _fresh_epoch(), bounds.log_kept_s, batch.epoch,
-                turn, batch.attempt, batch.n, b"1" if batch.ends else b"0", bounds.log_events, *batch.frames,
+                turn, batch.attempt, batch.n, b"1" if batch.ends else b"0", bounds.log_events, bounds.log_bytes,
+                *batch.frames,
             )  # fmt: skip
 
         def then(reply: list[Any]) -> Appended | Fenced | NewEpoch:
