@@ -97,6 +97,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     graph_template_tags: int = 5000
     node_visits: int = 20
     vars_bytes: int = 64 * 1024
+    data_bytes: int = 1024 * 1024  # as JSON: what a turn ends with, a step's result, what a node puts together
+    results_bytes: int = 8 * 1024 * 1024  # as JSON: what the nodes of one run have given so far
+    node_outputs_bytes: int = 1024 * 1024  # that one run shows in its `node` events
     history_messages: int = 50
     template_chars: int = 32_000
     template_filter_chars: int = 64 * 1024

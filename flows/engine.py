@@ -126,6 +126,7 @@ class _Walk:
         self.plan = plan
         self.ctx = ctx
         self.visits: Counter[str] = Counter()
+        self.sizes: dict[str, int] = {}  # in bytes, of what each node gave
         self.titles = _titles(ctx.flow.graph)
         self.scope: dict[str, Any] = {
             "input": {
@@ -164,6 +165,7 @@ class _Walk:
                 await self.read_history()
             view = NodeContext(self.ctx, self.scope, self.plan.templates, frozenset(node.edges) - {None})
             outcome = await node.kind.run(node.fields, view)
+            self.check_size(node.id, outcome)
         except (NodeError, TemplateError, ConditionError) as error:
             await self.ctx.node_end(error=str(error))
             raise _failed(title, error) from error
@@ -175,6 +177,13 @@ class _Walk:
             raise
         await self.ctx.node_end(output=None if outcome.is_secret else outcome.outputs)
         return outcome
+
+    def check_size(self, node: str, outcome: Outcome) -> None:
+        """Raises NodeError."""
+        self.sizes[node] = len(msgspec.json.encode(outcome.outputs))
+        limit = settings.HEADRACE.results_bytes
+        if sum(self.sizes.values()) > limit:
+            raise NodeError(f"the results of the nodes are larger than {limit} bytes together")
 
     async def read_history(self) -> None:
         chat = self.scope["chat"]

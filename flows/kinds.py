@@ -9,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+from django.conf import settings
 
 from flows import templates
 from flows.context import Context
@@ -61,12 +62,26 @@ class NodeContext:
         return self._template(source).value(self._scope, undefined) if isinstance(source, str) else source
 
     def values(self, tree: Any) -> Any:
-        """A JSON value with every text in it taken as a template. Raises TemplateError."""
-        if isinstance(tree, dict):
-            return {key: self.values(item) for key, item in tree.items()}
-        if isinstance(tree, list):
-            return [self.values(item) for item in tree]
-        return self.value(tree)
+        """A JSON value with every text in it taken as a template, within `data_bytes`.
+
+        Raises TemplateError, NodeError.
+        """
+        limit = settings.HEADRACE.data_bytes
+        held = 0
+
+        def filled(tree: Any) -> Any:
+            nonlocal held
+            if isinstance(tree, dict):
+                return {key: filled(item) for key, item in tree.items()}
+            if isinstance(tree, list):
+                return [filled(item) for item in tree]
+            value = self.value(tree)
+            held += len(msgspec.json.encode(value))  # as it goes: few names may stand for a great deal
+            if held > limit:
+                raise NodeError(f"its data are larger than {limit} bytes")
+            return value
+
+        return filled(tree)
 
     def _template(self, source: str) -> templates.Template:
         return self._compiled.get(source) or templates.compile(source)

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 from django.conf import settings
 from django.utils import translation
+from django.utils.translation import gettext_noop as _
 
 from chat import protocol, shapes
 from chat.snapshot import parts_in_log
@@ -29,9 +30,17 @@ from providers.base import Usage as ProviderUsage
 from streams import database
 from streams.errors import WireError
 from streams.log import Appended, Batch, Fenced, Log
+from streams.numbers import check_numbers
 
 OUTPUT_BYTES = 4096
 EVENT_SPARE_BYTES = 1024  # what else an event holds besides what a handler gives it
+NOT_JSON = _("A result of the flow is not JSON.")
+TOO_LARGE_DATA = _("What the flow ends with is too large.")
+TOO_LARGE_VARS = _("The chat's variables are too large.")
+TOO_LARGE_STEP = _("The result of a step is too large.")
+TOO_LARGE_PART = _("What a part of the answer holds besides its text is too large.")
+TOO_LARGE_EVENT = _("What a handler sends is too large for one event.")
+TOO_LARGE_QUESTION = _("The question is too large for one event.")
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # escaped, not a backslash before "u0000"
 
 
@@ -98,6 +107,7 @@ class Run:
             chat=order.chat, turn=order.turn, attempt=order.attempt
         )
         self._answer_bytes = 0
+        self._output_bytes = 0  # of nodes, shown
         self._usage = _usage_of(order.usage)
         # journal
         self._unused = set(order.kept) | set(order.answers)
@@ -194,8 +204,9 @@ class Run:
             await self._meet_fate(self.order.fate)
             return
         try:
-            data = _plain(await self._handle())
-            self.vars = _plain(self.vars)
+            bounds = settings.HEADRACE
+            data = _plain(await self._handle(), bounds.data_bytes, TOO_LARGE_DATA)
+            self.vars = _plain(self.vars, bounds.vars_bytes, TOO_LARGE_VARS)
         except Suspend:
             self.is_waiting = True
             self._log_line.info("turn_waits")
@@ -358,6 +369,7 @@ class Run:
     # ----------------------------------------------------------------------------------------- parts
 
     def _adopt(self, parts: list[protocol.Part]) -> None:
+        self._answer_bytes += sum(len(msgspec.json.encode(part)) for part in parts)
         self._parts.extend(_OpenPart(part=part, texts=[part.text], is_open=False) for part in parts)
         self._kept_parts = len(self._parts)
 
@@ -373,6 +385,7 @@ class Run:
 
     def _open(self, kind: str, data: Any = None, part_id: str | None = None) -> _OpenPart:
         part = protocol.Part(id=part_id or self._part_id(), kind=kind, data=data, node=self._scope.split("#", 1)[0])
+        self._count(len(msgspec.json.encode(part)))
         opened = _OpenPart(part=part, texts=[], is_open=True)
         self._parts.append(opened)
         self._outbox.put(protocol.PartStart(turn=self.order.turn, part=part.id, kind=kind, node=part.node, data=data))
@@ -381,12 +394,15 @@ class Run:
     def _grow(self, opened: _OpenPart, text: str, tokens: int = 1) -> None:
         """Raises WireError answer_too_long, the text so far kept."""
         text = text.replace("\x00", "")
-        self._answer_bytes += len(text.encode())
-        if self._answer_bytes > self._bounds.answer_bytes:
-            raise WireError("answer_too_long")
+        self._count(len(text.encode()))
         if text:
             opened.texts.append(text)
             self._outbox.delta(opened.part.id, text, tokens)
+
+    def _count(self, size: int) -> None:
+        self._answer_bytes += size
+        if self._answer_bytes > self._bounds.answer_bytes:
+            raise WireError("answer_too_long")
 
     def _close_part(self, opened: _OpenPart) -> None:
         if opened.is_open:
@@ -411,9 +427,7 @@ class Run:
 
     async def write(self, text: str, kind: str = "text", data: Any = None) -> None:
         self._must_run()
-        data = _plain(data)
-        if len(msgspec.json.encode(data)) > settings.HEADRACE.event_bytes - EVENT_SPARE_BYTES:
-            raise WireError("flow_error", "What a part holds besides its text must fit 64 KiB.")
+        data = _plain(data, _event_room(), TOO_LARGE_PART)
         part_id = self._part_id()
         if self._stands(part_id):
             return
@@ -433,7 +447,13 @@ class Run:
 
     async def node_end(self, *, output: Any = None, error: str | None = None) -> None:
         if not self._unused:
-            self._put_node("error" if error else "end", output=_cut(output), error=error)
+            self._put_node("error" if error else "end", output=self._shown_output(output), error=error)
+
+    def _shown_output(self, output: Any) -> Any:
+        """Cut; and none once the run has shown enough of them."""
+        cut = _cut(output)
+        self._output_bytes += len(msgspec.json.encode(cut))
+        return cut if self._output_bytes <= settings.HEADRACE.node_outputs_bytes else None
 
     def _put_node(self, state: str, output: Any = None, error: str | None = None) -> None:
         node, visit, kind, title, began = self._node
@@ -502,7 +522,7 @@ class Run:
         await self._keep_pending()
         opened_before = self._scope_parts.get(self._scope, 0)
         self._step_from = len(self._parts)
-        value = _plain(await fn())
+        value = _plain(await fn(), settings.HEADRACE.data_bytes, TOO_LARGE_STEP)
         opened = self._scope_parts.get(self._scope, 0) - opened_before
         await self._keep_pending(
             orders.PendingStep(
@@ -612,7 +632,7 @@ class _Stream:
         run._must_run()
         if run._unused:
             return
-        turn, data = run.order.turn, _plain(data)
+        turn, data = run.order.turn, _plain(data, _event_room(), TOO_LARGE_EVENT)
         event: protocol.Event
         if type == "progress":
             event = protocol.Progress(turn=turn, text=text, data=data)
@@ -621,8 +641,8 @@ class _Stream:
         else:
             event = protocol.Custom(turn=turn, name=type, text=text, data=data)
         size = len(protocol.encode_event(event))
-        if size > settings.HEADRACE.event_bytes - EVENT_SPARE_BYTES:
-            raise WireError("flow_error", "What a handler sends must fit 64 KiB.")
+        if size > _event_room():
+            raise WireError("flow_error", TOO_LARGE_EVENT)
         run._outbox.put(event, size)
         await run._outbox.room()
 
@@ -651,8 +671,8 @@ class _Stream:
             default=default,
             on_expiry=on_expiry,
         )
-        if len(msgspec.json.encode(asked)) > settings.HEADRACE.event_bytes - EVENT_SPARE_BYTES:
-            raise WireError("flow_error", "A question must fit 64 KiB.")
+        if len(msgspec.json.encode(asked)) > _event_room():
+            raise WireError("flow_error", TOO_LARGE_QUESTION)
         return await run.ask(asked)
 
 
@@ -682,9 +702,7 @@ class _Shown:
 
     def _show(self, kind: str | None, text: str, tokens: int) -> None:
         if kind is None:
-            self._run._answer_bytes += len(text)
-            if self._run._answer_bytes > self._run._bounds.answer_bytes:
-                raise WireError("answer_too_long")
+            self._run._count(len(text.encode()))
             return
         opened = self._open.get(kind)
         if opened is None:
@@ -747,14 +765,23 @@ def _usage_of(row: dict[str, Any] | None) -> protocol.Usage | None:
     return None if row is None else msgspec.convert(row, protocol.Usage)
 
 
-def _plain(data: Any) -> Any:
-    """What a handler hands over, as JSON values of our own. Raises WireError flow_error."""
+def _plain(data: Any, limit: int, too_large: str) -> Any:
+    """What a handler hands over, as JSON values of our own, at most `limit` bytes. Raises WireError flow_error."""
     if data is None:
         return None
     try:
-        return msgspec.json.decode(_NUL.sub(rb"\1", msgspec.json.encode(data)))
+        encoded = _NUL.sub(rb"\1", msgspec.json.encode(data))
+        if len(encoded) > limit:
+            raise WireError("flow_error", too_large)
+        value = msgspec.json.decode(encoded)
+        check_numbers(encoded, value)
+        return value
     except (TypeError, ValueError) as error:
-        raise WireError("flow_error", "A result of the flow is not JSON.") from error
+        raise WireError("flow_error", NOT_JSON) from error
+
+
+def _event_room() -> int:
+    return settings.HEADRACE.event_bytes - EVENT_SPARE_BYTES
 
 
 def _cut(output: Any) -> Any:
