@@ -403,7 +403,7 @@ class ChatManager:
         self._move_sessions(run.order.chat, StreamState.STREAMING)
         try:
             if telling is not None:
-                await asyncio.wait([telling], timeout=settings.HEADRACE.redis_timeout_s)
+                await asyncio.wait([telling])  # bounded by the bounds of its hop and its append
             await run.run()
         except Exception:
             log.exception("run_failed", turn=run.order.turn, attempt=run.order.attempt)

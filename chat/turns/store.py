@@ -592,7 +592,8 @@ def _end(
     )
     insert(message)
     if has_run:
-        chat.head = turn.answer
+        if chat.head in (turn.input, turn.answer):  # else another branch was chosen meanwhile, and stays
+            chat.head = turn.answer
         if promotes:
             _promote(chat, at, outcome, owes=owes, runs=runs)
     return message

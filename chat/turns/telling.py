@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import structlog
 
+from chat import protocol
 from chat.turns import owed, reads, store
 from chat.turns.outbox import append_owed
 from streams import database
@@ -68,12 +69,22 @@ class Telling:
             self._under_way.pop(id_, None)
 
     async def _tell_once(self, kind: str, id_: str, ring: Ring) -> None:
-        """The epoch is taken before the row is read; told another, the row is read again."""
+        """The epoch is taken before the row is read; told another, the row is read again.
+
+        So is a chat's after its event was appended: no fence orders that event with a `turn_start`, and one that
+        was read before a turn began and appended behind it would move the head back.
+        """
         epoch: str | None = ring.position.epoch
+        told: list[protocol.Event] | None = None
         while epoch is not None:
             row = await database.read(owed.owed_event, kind, id_)
             if row is None:
                 return
+            if row.events == told:
+                break
             turn = id_ if kind == "turn" else ""
-            epoch = await append_owed(self._log, row.chat, turn, row.attempt, row.events, epoch, row.ends)
+            present = await append_owed(self._log, row.chat, turn, row.attempt, row.events, epoch, row.ends)
+            if present is None and kind == "chat":
+                told, present = row.events, epoch
+            epoch = present
         self.confirmed(kind, id_, row.rev)

@@ -12,6 +12,7 @@ from chat import snapshot
 from chat.doors import admission
 from chat.models import Chat, Message, Turn
 from chat.turns.manager import ChatManager
+from chat.turns.states import ACTIVE
 from streams import database, redis
 from streams.log import Log
 from streams.models import Worker
@@ -221,6 +222,7 @@ class Stage:
             shown = {id_: (m["role"], m["parts"], m["parent"], m["status"]) for id_, m in view.messages.items()}
             assert shown == stored["messages"]
             assert {id_: turn["state"] for id_, turn in view.turns.items()} == stored["open"]
+            assert view.leaf == stored["leaf"], "another head than the stored one"
         for tab in tabs:
             assert {id_: turn["parts"] for id_, turn in tab.view.turns.items()} == {
                 id_: turn["parts"] for id_, turn in fresh.turns.items()
@@ -248,8 +250,11 @@ def _stored(chat: str) -> dict[str, Any]:
     for turn in turns:
         answers = sum(message.id == turn.answer for message in messages)
         assert answers == (turn.state in ("done", "stopped", "error")), "a turn without its one answer"
+    head = Chat.objects.filter(id=chat).values_list("head", flat=True).first()
+    writing = next((turn.answer for turn in turns if turn.state in ACTIVE and turn.input == head), None)
+    leaf = writing or head
     return {
-        "head": Chat.objects.get(id=chat).head,
+        "leaf": None if leaf is None else str(leaf),
         "messages": {
             str(m.id): (m.role, m.parts, None if m.parent is None else str(m.parent), m.status) for m in messages
         },
