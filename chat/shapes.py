@@ -109,6 +109,18 @@ def chat_item(row: Chat, state: str | None) -> dict[str, Any]:
     }
 
 
+def turn_start(turn: Turn, message: protocol.Message, parts: list[dict[str, Any]]) -> protocol.TurnStart:
+    return protocol.TurnStart(
+        turn=str(turn.id),
+        message=message,
+        answer=str(turn.answer),
+        attempt=turn.attempt,
+        version=turn.version.number if turn.version else None,
+        skill=turn.skill,
+        parts=parts_of(parts),
+    )
+
+
 def turn_end(turn: Turn, message: Message) -> protocol.TurnEnd:
     return protocol.TurnEnd(
         turn=str(turn.id),

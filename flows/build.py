@@ -7,6 +7,7 @@ loaded from its row where this process does not hold it.
 
 import asyncio
 import contextlib
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
@@ -173,14 +174,16 @@ class _Job:
 
 
 async def _ended(flow_id: Any, built: Build) -> Build:
-    """Wait for a build that runs elsewhere, no longer than its lease."""
-    async with asyncio.timeout(settings.HEADRACE.build_lease_s + 5):
-        while not built.has_ended:
-            await asyncio.sleep(POLL_S)
-            found = await build_of(flow_id)
-            if found is None:
-                raise WireError("unavailable")
-            built = found
+    """Wait for a build that runs elsewhere, hardly longer than its lease. Raises build_running past it."""
+    deadline = time.monotonic() + settings.HEADRACE.build_lease_s + 5
+    while not built.has_ended:
+        if time.monotonic() > deadline:
+            raise WireError("build_running")
+        await asyncio.sleep(POLL_S)
+        found = await build_of(flow_id)
+        if found is None:
+            raise WireError("unavailable")
+        built = found
     return built
 
 

@@ -94,15 +94,15 @@ class Log:
         """Redis does not answer, or refuses: events wait."""
         return self._appends.is_in_trouble or self._reads.is_in_trouble
 
-    async def append(self, batch: Batch, give_up_s: float | None = None) -> Appended | Fenced | NewEpoch:
+    async def append(self, batch: Batch) -> Appended | Fenced | NewEpoch:
         """Write `batch`, once. Own viewers have it in their ring when this returns.
 
-        `give_up_s`: default `pending_events_s`. Past it raises WireError("unavailable"), and nobody knows whether
-        the batch was written: its attempt must not go on.
+        Past `pending_events_s` raises WireError("unavailable"), and nobody knows whether the batch was written: its
+        attempt must not go on.
         """
-        return await self.submit(batch, give_up_s)
+        return await self.submit(batch)
 
-    def submit(self, batch: Batch, give_up_s: float | None = None) -> asyncio.Future:
+    def submit(self, batch: Batch) -> asyncio.Future:
         """As `append`, for callers without a task: the future gets what it returns or raises."""
         bounds = settings.HEADRACE
         meta, log, channel = _keys(batch.chat)
@@ -126,7 +126,7 @@ class Log:
                 return NewEpoch(reply[1].decode())
             return Fenced()
 
-        return self._appends.submit(make, then, bounds.pending_events_s if give_up_s is None else give_up_s)
+        return self._appends.submit(make, then, bounds.pending_events_s)
 
     async def read(self, chat: str, after: int, limit: int | None = None, max_bytes: int | None = None) -> Read:
         """Epoch, top and the events after `after`, at most `limit` of them and `max_bytes`, in one step.

@@ -25,7 +25,6 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True):
     skill: str = "flow"
     text: str = ""
     params: dict[str, Any] = {}
-    files: tuple[str, ...] = ()
     parent: str | None = None
     message: str | None = None
     locale: str = ""
@@ -48,6 +47,7 @@ class RunOrder(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     answer: str
     message: protocol.Message
+    start: protocol.TurnStart  # without parts
     version_id: str | None
     version: int | None
     skill: str

@@ -64,11 +64,10 @@ class Outbox:
         self._changed = asyncio.Event()
         self._lost: Lost | None = None
 
-    def put(self, event: protocol.Event, size: int = 0) -> None:
-        """`size` in bytes of what a handler may send as much of as it likes."""
+    def put(self, event: protocol.Event) -> None:
         self._close_delta()
         self._waiting.append(event)
-        self._bytes += size
+        self._bytes += _weight(event)
         self._wake()
 
     def delta(self, part: str, text: str, tokens: int = 1) -> None:
@@ -138,7 +137,7 @@ class Outbox:
             self._fail(error)
 
     def _submit(self, batch: Batch) -> None:
-        self._reply = self._log.submit(batch, self._bounds.pending_events_s)
+        self._reply = self._log.submit(batch)
         self._reply.add_done_callback(functools.partial(self._on_reply, batch))
 
     def _on_reply(self, batch: Batch, reply: asyncio.Future) -> None:
@@ -202,6 +201,12 @@ def _has_end(events: list[protocol.Event]) -> bool:
     return any(isinstance(event, protocol.TurnEnd) for event in events)
 
 
+def _weight(event: protocol.Event) -> int:
+    """In bytes, what of it a handler may send as much of as it likes; the rest of an event is small."""
+    held = (getattr(event, name, None) for name in ("text", "data", "output"))
+    return sum(len(msgspec.json.encode(value)) for value in held if value)
+
+
 async def append_owed(
     log: Log, chat: str, turn: str, attempt: int, events: list[protocol.Event], epoch: str, ends: bool
 ) -> str | None:
@@ -210,7 +215,7 @@ async def append_owed(
     Null means that it is told: appended, or refused because something newer is in the log.
     """
     batch = Batch(chat=chat, epoch=epoch, turn=turn, attempt=attempt, n=0, frames=tuple(frames_of(events)), ends=ends)
-    reply = await log.append(batch, give_up_s=settings.HEADRACE.pending_events_s)
+    reply = await log.append(batch)
     if isinstance(reply, Appended | Fenced):
         return None
     return reply.epoch

@@ -140,7 +140,7 @@ class Run:
         self._ending.set()
 
     async def run(self) -> None:
-        """From `turn_start` to the end, a question, or silence. Raises nothing but cancellation."""
+        """From `turn_start` to the end, a question, or silence. What nobody foresaw passes, as does cancellation."""
         try:
             await self._begin()
             await self._play()
@@ -188,16 +188,7 @@ class Run:
         return self._outbox.epoch
 
     def _turn_start(self, parts: list[protocol.Part]) -> protocol.TurnStart:
-        order = self.order
-        return protocol.TurnStart(
-            turn=order.turn,
-            message=order.message,
-            answer=order.answer,
-            attempt=order.attempt,
-            version=order.version,
-            skill=order.skill,
-            parts=parts,
-        )
+        return msgspec.structs.replace(self.order.start, parts=parts)
 
     async def _play(self) -> None:
         if self.order.fate:
@@ -640,10 +631,9 @@ class _Stream:
             event = protocol.Status(turn=turn, text=text, data=data)
         else:
             event = protocol.Custom(turn=turn, name=type, text=text, data=data)
-        size = len(protocol.encode_event(event))
-        if size > _event_room():
+        if len(protocol.encode_event(event)) > _event_room():
             raise WireError("flow_error", TOO_LARGE_EVENT)
-        run._outbox.put(event, size)
+        run._outbox.put(event)
         await run._outbox.room()
 
     async def ask(

@@ -222,6 +222,7 @@ class World:
         for client in self.clients:
             assert fresh.messages == client.view.messages
             assert fresh.head == stored["head"]
+            assert client.view.leaf == fresh.leaf
 
     async def end(self) -> None:
         await self.life.bury()

@@ -257,11 +257,10 @@ async def test_the_same_command_answers_the_same_whatever_became_of_its_turn(tal
         {"text": "other"},
         {"params": {"tone": "formal"}},
         {"parent": str(uuid.uuid4())},
-        {"files": (str(uuid.uuid4()),)},
         {"act": "regenerate", "text": "", "message": str(uuid.uuid4())},
         {"act": "edit", "message": str(uuid.uuid4())},
     ],
-    ids=["text", "params", "parent", "files", "regenerate", "edit"],
+    ids=["text", "params", "parent", "regenerate", "edit"],
 )
 async def test_the_same_id_with_another_body_is_a_conflict(talk: Talk, other: dict[str, Any]):
     await talk.say(command="once")

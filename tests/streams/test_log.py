@@ -365,10 +365,10 @@ async def test_a_batch_waits_while_the_server_is_frozen_and_is_written_once(
 
 async def test_a_writer_is_let_go_past_its_bound_and_a_reader_too(own_store: OwnStore, log: Log, chat: str, bounds):
     epoch = await epoch_of(log, chat)
-    bounds(redis_timeout_s=0.1, command_hop_s=0.3)
+    bounds(redis_timeout_s=0.1, command_hop_s=0.3, pending_events_s=0.3)
     own_store.freeze()
     with pytest.raises(WireError, match="unavailable"):
-        await log.append(batch(chat, epoch, TURN, 1, 1, "a"), give_up_s=0.3)
+        await log.append(batch(chat, epoch, TURN, 1, 1, "a"))
     with pytest.raises(WireError, match="unavailable"):
         await log.read(chat, 0)
     own_store.thaw()
