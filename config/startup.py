@@ -1,5 +1,6 @@
 """What must be true before there is a server: each fault is one sentence that says its mend."""
 
+import os
 import secrets
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def check_data_dir() -> None:
 
 def check_database() -> None:
     """Connects without the pool, which would say only that it waited."""
+    if connection.vendor == "sqlite":
+        make_private(Path(connection.settings_dict["NAME"]))
     alone = connection.copy()
     alone.settings_dict["OPTIONS"].pop("pool", None)
     try:
@@ -39,6 +42,25 @@ def check_database() -> None:
         raise Fault(f"The database does not answer ({_first_line(error)}); check {where} and that it runs.") from None
     finally:
         alone.close()
+
+
+def make_private(database: Path) -> None:
+    """The file of an SQLite database, and those beside it, are read and written by their owner alone.
+
+    Made here where there is none: SQLite gives the others the mode of the first.
+    """
+    for path in (database, database.with_name(f"{database.name}-wal"), database.with_name(f"{database.name}-shm")):
+        try:
+            if path == database:
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise Fault(
+                f"The file {path} cannot be kept from others ({error.strerror}); it must belong to this user."
+            ) from None
 
 
 def check_migrations() -> None:
@@ -77,6 +99,9 @@ def check_secrets() -> None:
     path = settings.DATA_DIR / "secret_key"
     if path.exists() and path.stat().st_mode & 0o077:
         raise Fault(f"{path} can be read by others; run: chmod 600 {path}")
+    directory = Path(settings.DATA_DIR)
+    if directory.exists() and directory.stat().st_mode & 0o077:
+        raise Fault(f"DATA_DIR {directory} can be entered by others; run: chmod 700 {directory}")
     if settings.DEBUG:
         raise Fault("DEBUG is on: errors show the code and its settings; take DEBUG out of the environment and .env.")
 
