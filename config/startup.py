@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import socket
 from pathlib import Path
 
 from django.conf import settings
@@ -26,6 +27,19 @@ def check_data_dir() -> None:
     except OSError as error:
         raise Fault(
             f"DATA_DIR {directory} cannot be used ({error.strerror}); it must be a directory that this user can write."
+        ) from None
+
+
+def check_host() -> None:
+    """That HOST is an address of this machine, whatever the port."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(settings.HOST, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except OSError as error:
+        raise Fault(
+            f"HOST {settings.HOST} is no address of this machine ({error.strerror}); "
+            "127.0.0.1 is, and 0.0.0.0 is all it has."
         ) from None
 
 

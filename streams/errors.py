@@ -1,6 +1,6 @@
 """The catalogue: every error of every door, with its sentence, HTTP status, close code and retry.
 
-Pure. Sentences are English message ids; the edge translates them and fills in `{names}`.
+Pure. Sentences are English message ids without anything to fill in; the edge translates them.
 """
 
 from typing import Any, NamedTuple

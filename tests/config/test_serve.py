@@ -69,6 +69,12 @@ def test_foreign_host_is_one_sentence(tmp_path):
     assert "HOST" in refused(environment(tmp_path / "data", HOST="host.invalid", PORT=str(free_port())))
 
 
+def test_address_of_another_machine_is_blamed_on_the_host(tmp_path):
+    sentence = refused(environment(tmp_path / "data", HOST="192.0.2.1", PORT=str(free_port())))
+    assert "HOST 192.0.2.1 is no address of this machine" in sentence
+    assert "PORT" not in sentence
+
+
 def test_missing_migrations_are_one_sentence(tmp_path):
     sentence = refused(environment(tmp_path / "data", PORT=str(free_port())))
     assert "run: manage.py setup" in sentence
