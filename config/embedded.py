@@ -18,7 +18,6 @@ from pathlib import Path
 
 import structlog
 
-START_S = 10.0  # a start replays the append-only file, at most EMBEDDED_MB of it
 END_S = 2.0  # for the end of a keeper
 AGAIN_S = 1.0  # between two starts: a store that cannot live is not started in a loop
 POLL_S = 0.001
@@ -35,15 +34,16 @@ class EmbeddedError(Exception):
 class _Use:
     """This process as a user of a store. `users`: the descriptor that holds `users.lock`."""
 
-    def __init__(self, directory: Path, memory_mb: int) -> None:
+    def __init__(self, directory: Path, memory_mb: int, start_s: float) -> None:
         self.process = os.getpid()
         self.directory = directory
         self.memory_mb = memory_mb
+        self.start_s = start_s
         self.users, self.address, self._keeper = self.begin()
 
     def begin(self) -> "tuple[int, str, subprocess.Popen[bytes] | None]":
         """Be a user of a store that answers: the users' lock, the address, the keeper if one was started."""
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + self.start_s
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             users = _lock(self.directory / "users.lock", fcntl.LOCK_SH, deadline)
@@ -105,8 +105,8 @@ _guard = threading.Lock()
 _uses: dict[Path, _Use] = {}
 
 
-def ensure(data_dir: Path, memory_mb: int = 512) -> str:
-    """The address of the store of `data_dir`; started if no other process has. Raises EmbeddedError.
+def ensure(data_dir: Path, memory_mb: int = 512, start_s: float = 30) -> str:
+    """The address of the store of `data_dir`; started if no other process has, within `start_s`. Raises EmbeddedError.
 
     May take tens of milliseconds the first time, and blocks: call it before there is an event loop, or at its start.
     Later calls answer at once: a store that is gone is started again by a thread, and at the same address.
@@ -115,7 +115,7 @@ def ensure(data_dir: Path, memory_mb: int = 512) -> str:
     with _guard:
         use = _uses.get(directory)
         if use is None or use.process != os.getpid():
-            use = _uses[directory] = _Use(directory, memory_mb)
+            use = _uses[directory] = _Use(directory, memory_mb, start_s)
             threading.Thread(target=use.watch, name="embedded-store", daemon=True).start()
         return use.address
 
@@ -207,8 +207,9 @@ def _find_or_start(directory: Path, memory_mb: int, deadline: float) -> "tuple[s
 
 def _start(directory: Path, memory_mb: int, keeping: int, deadline: float) -> "tuple[str, subprocess.Popen[bytes]]":
     """Start a keeper, which inherits the lock `keeping`, and wait for its line: the address, or why there is none."""
+    left_s = max(0.0, deadline - time.monotonic())
     keeper = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(KEEPER), str(directory), str(binary()), str(memory_mb)],
+        [sys.executable, "-I", "-S", str(KEEPER), str(directory), str(binary()), str(memory_mb), f"{left_s:.3f}"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -218,7 +219,7 @@ def _start(directory: Path, memory_mb: int, keeping: int, deadline: float) -> "t
     )
     assert keeper.stdout is not None
     with keeper.stdout as line:
-        ready, _, _ = select.select([line], [], [], max(0.0, deadline - time.monotonic()))
+        ready, _, _ = select.select([line], [], [], left_s + END_S)
         said = line.readline().decode(errors="surrogateescape").strip() if ready else ""
     if not said.startswith("/"):
         if not _has_ended(keeper):  # it clears up behind itself

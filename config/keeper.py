@@ -1,4 +1,4 @@
-"""The keeper of an embedded store: `python keeper.py DIRECTORY BINARY MEMORY_MB`, started by `config/embedded.py`.
+"""The keeper of an embedded store: `keeper.py DIRECTORY BINARY MEMORY_MB START_S`, started by `config/embedded.py`.
 
 Runs the server, says its socket's path on stdout once it answers, and ends it when it gets `users.lock` for itself:
 when no process uses the store any more. It ends with its server, and on Linux the server with it; it has inherited
@@ -20,16 +20,16 @@ import threading
 import time
 
 POLL_S = 0.001
-READY_S = 9.0
 STOP_S = 10.0
 SOCKET_CHARS = 100  # the kernel takes 107
 PR_SET_PDEATHSIG = 1
 
 
-def main(directory: str, binary: str, memory_mb: str) -> int:
+def main(directory: str, binary: str, memory_mb: str, start_s: str) -> int:
+    deadline = time.monotonic() + float(start_s)
     users = os.open(os.path.join(directory, "users.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     before = _read(os.path.join(directory, "address"))
-    serving = _wait_gone(directory, before)
+    serving = _wait_gone(directory, before, deadline)
     if serving is None:
         _say("the server before it does not end")
         return 1
@@ -38,7 +38,7 @@ def main(directory: str, binary: str, memory_mb: str) -> int:
     is_unused = False
     try:
         server = _run(binary, config(directory, path, int(memory_mb)), serving)
-        if not _is_ready(server, path):
+        if not _is_ready(server, path, deadline):
             server.kill()
             status = server.wait()
             _say(_last_line(directory) or f"it ended with status {status}")
@@ -111,8 +111,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _is_ready(server: "subprocess.Popen[bytes]", path: str) -> bool:
-    deadline = time.monotonic() + READY_S
+def _is_ready(server: "subprocess.Popen[bytes]", path: str, deadline: float) -> bool:
     while server.poll() is None and time.monotonic() < deadline:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(1)
@@ -171,13 +170,12 @@ def _is_ours(path: str) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
-def _wait_gone(directory: str, path: str) -> "int | None":
+def _wait_gone(directory: str, path: str, deadline: float) -> "int | None":
     """`server.lock`, once a server that a killed keeper left has ended. None: it does not end.
 
     Where the system does not end it with its keeper it is told to here.
     """
     serving = os.open(os.path.join(directory, "server.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + STOP_S
     while not _try_lock(serving):
         if time.monotonic() > deadline:
             return None

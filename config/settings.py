@@ -46,7 +46,9 @@ def REDIS_ADDRESS() -> str:
     """Where Redis is. The first call starts the embedded store where no other is given."""
     from django.conf import settings
 
-    return settings.REDIS_URL or embedded.ensure(settings.DATA_DIR, settings.EMBEDDED_MB)
+    return settings.REDIS_URL or embedded.ensure(
+        settings.DATA_DIR, settings.EMBEDDED_MB, settings.HEADRACE.embedded_start_s
+    )
 
 
 class _Hosts:

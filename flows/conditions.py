@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import re2
 
-PATTERN_CHARS = 1000
+PATTERN_CHARS = 1000  # of the form of a graph, not of an installation: a graph that builds here builds anywhere
 
 Op = Literal[
     "equals",

@@ -23,9 +23,6 @@ from flows.kinds import KINDS, Kind, NodeContext, NodeError, Outcome
 from flows.templates import TemplateError
 from streams.errors import WireError
 
-PLANS = 256
-PLAN_CHARS = 16 * 1024 * 1024
-
 
 class PlanNode(msgspec.Struct, frozen=True):
     """`edges`: where each branch leads, None for the edge without one."""
@@ -74,9 +71,10 @@ def plan_of(flow: FlowView) -> Plan:
     if flow.checksum == "" and key in _plans:
         return _plans[key][0]
     plan = compile_plan(flow.graph)
+    most, most_chars = settings.HEADRACE.plans_kept, settings.HEADRACE.plans_kept_chars
     with _plans_guard:
         _plans[key] = plan, sum(map(len, plan.templates)) + 1000 * len(plan.nodes)
-        while len(_plans) > PLANS or sum(chars for _plan, chars in _plans.values()) > PLAN_CHARS:
+        while len(_plans) > most or sum(chars for _plan, chars in _plans.values()) > most_chars:
             _plans.popitem(last=False)
     return plan
 

@@ -15,7 +15,7 @@ import msgspec
 SCHEMA = 1
 ID = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
 BRANCH = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-TITLE_CHARS = 120
+TITLE_CHARS = 120  # of the form of a graph, not of an installation
 
 # What a template may read besides nodes; None: any name may follow.
 ROOTS: dict[str, frozenset[str] | None] = {

@@ -9,13 +9,12 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+from django.conf import settings
 
 from flows import templates
 from flows.context import Context
 from flows.graph import Fault, Inspection, Name, Read, fault
 from flows.templates import TemplateError
-
-NODE_TAGS = 1000
 
 # A field of a text with `{{ … }}` in it, and one of any JSON whose texts are such.
 Template = Annotated[str, msgspec.Meta(extra_json_schema={"format": "template"})]
@@ -165,12 +164,12 @@ class Kind:
     def _read(self, node: str, good: dict[str, Any], faults: list[Fault]) -> tuple[list[Read], int]:
         """Compile the templates of the fields that have their type."""
         reads: list[Read] = []
-        tags = 0
+        tags, limit = 0, settings.HEADRACE.node_template_tags
         hints = get_type_hints(self.fields, include_extras=True)
         for name, value in good.items():
             for path, source in _sources(value, hints[name], name):
-                if tags > NODE_TAGS:
-                    faults.append(fault("too_many_tags", node, path, limit=NODE_TAGS))
+                if tags > limit:
+                    faults.append(fault("too_many_tags", node, path, limit=limit))
                     return reads, tags
                 try:
                     template = templates.compile(source)

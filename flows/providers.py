@@ -30,7 +30,6 @@ ENVIRONMENT_SLUG = "openai"
 ENVIRONMENT_URL = "https://api.openai.com/v1"
 ENVIRONMENT_MODEL = "gpt-4o-mini"  # where a key is given, but no model
 KEY_INFO = b"headrace: keys of providers"
-FRESH_S = 5.0  # a row that was changed is used so much later at most
 
 CODES = {
     "auth": "provider_auth",
@@ -175,7 +174,7 @@ _opened: dict[str, tuple[Setup, LLM, float]] = {}
 async def _open(slug: str) -> tuple[Setup, LLM]:
     """The provider, made once and anew when its row changes. What runs on the old one runs on."""
     known = _opened.get(slug)
-    if known is not None and time.monotonic() - known[2] < FRESH_S:
+    if known is not None and time.monotonic() - known[2] < settings.HEADRACE.provider_fresh_s:
         return known[0], known[1]
     try:
         setup = await database.read(_find, slug)

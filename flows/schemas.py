@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")
+# Of the contract (flows: "Schemas"; wire: an answer is no longer than what is said), not of an installation.
 PROPERTIES = 50
 TEXT_CHARS = 32_000
 LARGEST = 2**63  # what the databases and most clients hold

@@ -18,7 +18,6 @@ from flows.models import Flow, FlowVersion, Provider
 from streams.errors import WireError
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{1,63}\Z")
-SLUG_TRIES = 5
 META = frozenset({"name", "slug", "description", "icon", "double_text", "visibility"})
 
 
@@ -71,7 +70,7 @@ def create_flow(
         "double_text": double_text,
         "visibility": visibility,
     }
-    for _try in range(SLUG_TRIES):
+    for _try in range(settings.HEADRACE.slug_tries):
         try:
             with transaction.atomic():
                 flow = Flow.objects.create(slug=slug or free_slug(name), **fields)

@@ -35,13 +35,7 @@ from liquid.utils import ReadOnlyChainMap
 
 TAGS = frozenset({"if", "unless", "case", "for", "assign", "capture", "comment", "raw"})
 INNER = frozenset({"else", "elsif", "when"})
-TAG_CHARS = 1000
-TAG_BRACKETS = 20
-TAGS_A_TEMPLATE = 500
-NESTING = 30
-LOOP_ROUNDS = 10_000
-LIST_ITEMS = 10_000
-MAX_NUMBER = 2**63
+MAX_NUMBER = 2**63  # what the databases and most clients hold
 DATE_LETTERS = frozenset("YmdHMSBbAajyIpeZz%")
 
 
@@ -117,23 +111,23 @@ def scan(source: str) -> int:
 
     The library's lexer takes quadratic time on tags that are not closed; after this each is, soon.
     """
-    limit = settings.HEADRACE.template_chars
-    if len(source) > limit:
-        raise TemplateError(f"it has more than {limit} characters")
+    bounds = settings.HEADRACE
+    if len(source) > bounds.template_chars:
+        raise TemplateError(f"it has more than {bounds.template_chars} characters")
     count, at = 0, 0
     while match := _OPENING.search(source, at):
         count += 1
-        if count > TAGS_A_TEMPLATE:
-            raise TemplateError(f"it has more than {TAGS_A_TEMPLATE} tags")
+        if count > bounds.template_tags:
+            raise TemplateError(f"it has more than {bounds.template_tags} tags")
         closing = "}}" if match.group() == "{{" else "%}"
-        end = source.find(closing, match.end(), match.end() + TAG_CHARS)
+        end = source.find(closing, match.end(), match.end() + bounds.template_tag_chars)
         if end < 0:
-            raise TemplateError(f"{match.group()} is not closed within {TAG_CHARS} characters")
+            raise TemplateError(f"{match.group()} is not closed within {bounds.template_tag_chars} characters")
         inner = source[match.end() : end]
         if not inner.strip(" \t\r\n-"):
             raise TemplateError(f"{match.group()} {closing} is empty")
-        if inner.count("[") + inner.count("(") > TAG_BRACKETS:
-            raise TemplateError(f"a tag has more than {TAG_BRACKETS} brackets")
+        if inner.count("[") + inner.count("(") > bounds.template_tag_brackets:
+            raise TemplateError(f"a tag has more than {bounds.template_tag_brackets} brackets")
         at = end + 2
         if match.group() == "{%":
             name = _NAME.match(inner).group(1) or inner.strip()[:20]
@@ -155,7 +149,7 @@ class _Analysis:
         self.scopes: list[set[str]] = [set()]
 
     def visit(self, nodes: list[Node], depth: int = 0) -> None:
-        if depth > 2 * NESTING:
+        if depth > 2 * settings.HEADRACE.template_nesting:
             raise TemplateError("it nests too deep")
         for node in nodes:
             for expression in node.expressions():
@@ -166,7 +160,7 @@ class _Analysis:
             self.scopes.pop()
 
     def expression(self, expression: Expression, depth: int = 0, is_loop: bool = False) -> None:
-        if depth > NESTING:
+        if depth > settings.HEADRACE.template_nesting:
             raise TemplateError("an expression nests too deep")
         if isinstance(expression, Path):
             self.path(expression, False)
@@ -213,7 +207,7 @@ class _Run:
         bounds = settings.HEADRACE
         self.steps = bounds.template_steps
         self.chars = bounds.template_work_chars
-        self.rounds = LOOP_ROUNDS
+        self.rounds = bounds.template_loop_rounds
         self.output_chars = bounds.template_output_chars
 
     def step(self, chars: int = 0, steps: int = 1) -> None:
@@ -225,7 +219,7 @@ class _Run:
     def loop(self, rounds: int, weight: int) -> None:
         self.rounds -= rounds
         if self.rounds < 0:
-            raise TemplateError(f"its loops go round more than {LOOP_ROUNDS} times")
+            raise TemplateError(f"its loops go round more than {settings.HEADRACE.template_loop_rounds} times")
         self.step(steps=rounds * weight)
 
     def text(self, tree: Any, context: RenderContext) -> str:
@@ -353,8 +347,8 @@ def _bound(name: str, value: Any) -> int:
         if isinstance(value, float) and not math.isfinite(value) or abs(value) > MAX_NUMBER:
             raise TemplateError(f"{name}: a number is too large")
         return 8
-    if isinstance(value, list | tuple) and len(value) > LIST_ITEMS:
-        raise TemplateError(f"{name}: a list has more than {LIST_ITEMS} items")
+    if isinstance(value, list | tuple) and len(value) > settings.HEADRACE.template_list_items:
+        raise TemplateError(f"{name}: a list has more than {settings.HEADRACE.template_list_items} items")
     return _weigh(value)
 
 
@@ -433,8 +427,8 @@ class _Loop(LoopExpression):
         if _is_undefined(obj):
             str(obj)  # raises what is undefined
         items, length = super()._to_iter(obj, context)
-        if length > LOOP_ROUNDS:
-            raise TemplateError(f"its loops go round more than {LOOP_ROUNDS} times")
+        if length > settings.HEADRACE.template_loop_rounds:
+            raise TemplateError(f"its loops go round more than {settings.HEADRACE.template_loop_rounds} times")
         return items, length
 
 
@@ -471,8 +465,8 @@ def _count(node: Node) -> int:
 
 
 class _Environment(Environment):
-    block_nesting_limit = NESTING
-    context_depth_limit = NESTING + 5
+    block_nesting_limit = settings.HEADRACE.template_nesting
+    context_depth_limit = settings.HEADRACE.template_nesting + 5
 
     def setup_tags_and_filters(self, *, extra: bool = False) -> None:
         for tag in (
@@ -552,7 +546,11 @@ def _split(text: object, by: object) -> list[str]:
     source, by = text_of(text), text_of(by)
     if not source:
         return []
-    parts = list(source[: LIST_ITEMS + 1]) if not by else source.split(by, LIST_ITEMS)
+    parts = (
+        list(source[: settings.HEADRACE.template_list_items + 1])
+        if not by
+        else source.split(by, settings.HEADRACE.template_list_items)
+    )
     return parts
 
 

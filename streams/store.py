@@ -14,7 +14,6 @@ from streams.models import StreamSession, Worker
 from streams.states import ENDS, StreamState
 
 LOST = "lost"
-KEPT_S = 86_400  # rows of buried workers, for whoever looks what happened
 
 
 class SessionRow(NamedTuple):
@@ -162,8 +161,9 @@ def leave(worker: str) -> None:
     Worker.objects.filter(id=worker).update(last_seen=alive_since() - timedelta(seconds=1), draining=True)
 
 
-def bury_idle(in_use: Collection[str], kept_s: float = KEPT_S) -> list[str]:
+def bury_idle(in_use: Collection[str], kept_s: float | None = None) -> list[str]:
     """Bury the dead workers that are not `in_use`, and forget those buried `kept_s` ago. Returns who was buried."""
+    kept_s = settings.HEADRACE.buried_kept_s if kept_s is None else kept_s
     buried = [worker for worker in dead_workers() if worker not in in_use and bury(worker)]
     Worker.objects.filter(buried_at__lt=now() - timedelta(seconds=kept_s)).exclude(id__in=in_use).delete()
     return buried
