@@ -15,6 +15,8 @@ from flows import templates
 from flows.context import Context
 from flows.graph import Fault, Inspection, Name, Read, fault
 from flows.templates import TemplateError
+from streams.sentences import Sentence, SentenceError
+from streams.sentences import noop as _
 
 # A field of a text with `{{ … }}` in it, and one of any JSON whose texts are such.
 Template = Annotated[str, msgspec.Meta(extra_json_schema={"format": "template"})]
@@ -29,7 +31,7 @@ class Outcome(msgspec.Struct, frozen=True):
     is_secret: bool = False
 
 
-class NodeError(Exception):
+class NodeError(SentenceError):
     """A node cannot go on: the turn ends `flow_error`, with this text and the node's name."""
 
 
@@ -76,7 +78,7 @@ class Kind:
 
     `outputs`: names, or a function of the fields. `branches`: what it may choose, by its fields. `optional`:
     branches that need no edge. `passes`: an edge without a branch takes what has no edge of its own. `check`:
-    faults beyond types, as (field, sentence). `names`: what is named outside of the graph. `sets`: variables.
+    faults beyond types, as (field, `Sentence`). `names`: what is named outside of the graph. `sets`: variables.
     """
 
     def __init__(
@@ -174,7 +176,7 @@ class Kind:
                 try:
                     template = templates.compile(source)
                 except TemplateError as error:
-                    faults.append(fault("bad_template", node, path, what=error))
+                    faults.append(fault("bad_template", node, path, what=error.sentence))
                     continue
                 tags += template.tags
                 reads.extend(Read(path, read.path, read.is_optional) for read in template.reads)
@@ -201,13 +203,12 @@ def _fit_struct(
 ) -> tuple[dict[str, Any], list[Fault]]:
     """The fields that have their type, and a fault for each of the others: msgspec tells the first one only."""
     if not isinstance(raw, dict):
-        return {}, [fault("wrong_type", node, path or None, what="it must be an object")]
+        return {}, [fault("wrong_type", node, path or None, what=Sentence(_("it must be an object")))]
     hints = get_type_hints(kind, include_extras=True)
     good: dict[str, Any] = {}
+    no_key = Sentence(_("there is no such key"))
     faults = [
-        fault(
-            "unknown_field" if is_top else "wrong_type", node, _join(path, key), name=key, what="there is no such key"
-        )
+        fault("unknown_field" if is_top else "wrong_type", node, _join(path, key), name=key, what=no_key)
         for key in raw
         if key not in hints
     ]
@@ -227,7 +228,7 @@ def _fit(raw: Any, hint: Any, path: str, node: str) -> tuple[Any, list[Fault]]:
     inner = _inner(hint)
     faults: list[Fault] = []
     if _is_struct(inner) and raw is not None:
-        _, faults = _fit_struct(raw, inner, path, node)
+        faults = _fit_struct(raw, inner, path, node)[1]
     elif get_origin(inner) is list and isinstance(raw, list) and _is_struct(_inner(get_args(inner)[0])):
         for index, item in enumerate(raw[:1000]):
             faults.extend(_fit_struct(item, _inner(get_args(inner)[0]), f"{path}[{index}]", node)[1])

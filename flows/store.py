@@ -12,6 +12,7 @@ import msgspec
 from django.conf import settings
 from django.db import IntegrityError, models, transaction
 from django.utils.text import slugify
+from django.utils.translation import gettext as _
 
 from flows import graph
 from flows.models import Flow, FlowVersion, Provider
@@ -248,12 +249,12 @@ def free_slug(name: str) -> str:
 def check_slug(slug: str) -> None:
     """An address must never be taken for the id of another flow."""
     if not SLUG.match(slug) or _uuid(slug) is not None:
-        text = "A slug has 2 to 64 small letters, digits and dashes, and is no UUID."
+        text = _("A slug has 2 to 64 small letters, digits and dashes, and is no UUID.")
         raise WireError("validation_error", fields={"slug": text})
 
 
 def _slug_taken() -> WireError:
-    return WireError("validation_error", fields={"slug": "Another flow has this slug."})
+    return WireError("validation_error", fields={"slug": _("Another flow has this slug.")})
 
 
 def _uuid(ref: Any) -> uuid.UUID | None:
