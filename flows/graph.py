@@ -12,12 +12,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from streams import names
 from streams.sentences import Kept, Sentence, kept, restored, told
 from streams.sentences import noop as _
 
 SCHEMA = 1
 ID = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
-BRANCH = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+BRANCH = re.compile(rf"{names.ID}\Z")
 TITLE_CHARS = 120  # of the form of a graph, not of an installation
 
 # What a template may read besides nodes; None: any name may follow.

@@ -16,9 +16,10 @@ from django.utils.translation import gettext as _
 
 from flows import graph
 from flows.models import Flow, FlowVersion, Provider
+from streams import names
 from streams.errors import WireError
 
-SLUG = re.compile(r"[a-z0-9][a-z0-9-]{1,63}\Z")
+SLUG = re.compile(rf"{names.SLUG}\Z")
 META = frozenset({"name", "slug", "description", "icon", "double_text", "visibility"})
 
 

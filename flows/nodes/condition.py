@@ -10,13 +10,14 @@ from django.utils.translation import gettext_noop
 
 from flows.conditions import ConditionError, When, faults, holds
 from flows.kinds import Kind, NodeContext, NodeError, Outcome, register
+from streams import names
 from streams.sentences import Sentence
 
 ELSE = "else"
 
 
 class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    branch: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
+    branch: Annotated[str, msgspec.Meta(pattern=rf"^{names.ID}$(?!\n)")]
     when: When
 
 

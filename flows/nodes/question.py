@@ -11,6 +11,7 @@ from django.utils.translation import gettext_noop
 from flows import schemas
 from flows.kinds import Kind, NodeContext, Outcome, Template, register
 from flows.templates import text_of
+from streams import names
 from streams.sentences import Sentence
 
 EXPIRED = "expired"
@@ -18,7 +19,7 @@ DECLINED = "declined"
 
 
 class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
+    id: Annotated[str, msgspec.Meta(pattern=rf"^{names.ID}$(?!\n)")]
     label: Template
 
 
