@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from streams import names
 from streams.errors import WireError
 from streams.numbers import TOO_LARGE, OutOfRange, check_numbers
 
@@ -299,8 +300,8 @@ class Chats(Frame, tag="chats"):
 
 # -------------------------------------------------------------------------------------------- commands
 
-Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
-Uuid = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\Z")]
+Id = Annotated[str, msgspec.Meta(pattern=rf"^{names.ID}\Z")]
+Uuid = Annotated[str, msgspec.Meta(pattern=rf"^{names.UUID}\Z")]
 
 
 class CommandFrame(msgspec.Struct, kw_only=True, tag_field="type", forbid_unknown_fields=True, frozen=True):
@@ -416,8 +417,8 @@ def decode_command(text: str, most_deep: int, most_brackets: int) -> CommandFram
         raise _refusal(str(error), extra) from error
 
 
-_ID = re.compile(r"^[A-Za-z0-9_-]{1,64}\Z")
-_ID_IN_FRONT = re.compile(r'\s*\{(?:\s*"type"\s*:\s*"\w{1,20}"\s*,)?\s*"id"\s*:\s*"([A-Za-z0-9_-]{1,64})"')
+_ID = re.compile(rf"{names.ID}\Z")
+_ID_IN_FRONT = re.compile(r'\s*\{(?:\s*"type"\s*:\s*"\w{1,20}"\s*,)?\s*"id"\s*:\s*"(' + names.ID + ')"')
 
 
 def id_in_front(text: str) -> str | None:

@@ -50,6 +50,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     logins_at_once: int = 2
     logins_waiting: int = 20
     login_wait_s: float = 5
+    known_login_s: float = 5  # a log-in that was looked up is believed so long
+    known_logins: int = 10_000  # that a process remembers
     # turns
     turns_per_user: int = 5
     turns_per_worker: int = 500
@@ -80,6 +82,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     counters_every_s: float = 5
     drain_turns_s: float = 20
     drain_sockets_s: float = 3
+    buried_kept_s: float = 86400  # rows of dead workers, for whoever looks what happened
+    snapshot_tries: int = 8  # while events come faster than rows are read
+    doctor_socket_s: float = 5  # that `manage.py doctor` waits for its socket
+    embedded_start_s: float = 30  # a start reads the append-only file, at most EMBEDDED_MB of it
     # database
     database_threads: int = 4
     database_waiting: int = 5000
@@ -89,9 +95,16 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     provider_first_token_s: float = 30
     provider_between_tokens_s: float = 20
     usage_tokens: int = 1_000_000_000  # of one call, whatever the vendor says
+    provider_fresh_s: float = 5  # a row that was changed is used so much later at most
     # flows
     build_lease_s: int = 60
     build_kept_s: int = 86400
+    build_poll_s: float = 0.05  # of who waits for a build that runs elsewhere
+    publish_tries: int = 3  # when the draft is saved between build and publication
+    slug_tries: int = 5  # when another flow takes the slug that was free
+    plans_kept: int = 256  # compiled graphs, by a process
+    plans_kept_chars: int = 16 * 1024 * 1024  # of their templates
+    versions_kept_bytes: int = 16 * 1024 * 1024  # graphs of versions, by a process
     graph_bytes: int = 1024 * 1024
     graph_nodes: int = 500
     graph_template_tags: int = 5000
@@ -106,3 +119,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     template_output_chars: int = 256 * 1024
     template_steps: int = 100_000
     template_work_chars: int = 4_000_000
+    template_tags: int = 500  # in one template
+    node_template_tags: int = 1000  # in all templates of a node
+    template_tag_chars: int = 1000
+    template_tag_brackets: int = 20
+    template_nesting: int = 30  # of blocks
+    template_loop_rounds: int = 10_000  # of all loops of one rendering together
+    template_list_items: int = 10_000

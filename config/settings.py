@@ -32,7 +32,7 @@ WORKERS = _env.workers
 TLS = _env.tls
 TURNS = _env.headrace_turns
 ALLOWED_ORIGINS = list(_env.allowed_origins)
-ALLOW_PRIVATE_PROVIDERS = _env.headrace_private_providers
+ALLOW_PRIVATE_PROVIDERS = _env.headrace_allow_private_providers
 TRUSTED_PROXIES = list(_env.trusted_proxies)
 OPENAI_API_KEY = _env.openai_api_key
 OPENAI_BASE_URL = _env.openai_base_url
@@ -46,7 +46,9 @@ def REDIS_ADDRESS() -> str:
     """Where Redis is. The first call starts the embedded store where no other is given."""
     from django.conf import settings
 
-    return settings.REDIS_URL or embedded.ensure(settings.DATA_DIR, settings.EMBEDDED_MB)
+    return settings.REDIS_URL or embedded.ensure(
+        settings.DATA_DIR, settings.EMBEDDED_MB, settings.HEADRACE.embedded_start_s
+    )
 
 
 class _Hosts:

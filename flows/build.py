@@ -30,9 +30,6 @@ logger = structlog.get_logger(__name__)
 LUA = Path(__file__).parent / "lua"
 START = (LUA / "start_build.lua").read_text()
 STEP = (LUA / "step_build.lua").read_text()
-VERSION_BYTES = 16 * 1024 * 1024
-POLL_S = 0.05
-PUBLISH_TRIES = 3
 
 
 class Build(msgspec.Struct, frozen=True):
@@ -98,7 +95,7 @@ async def start_build(flow_id: Any, by: int | None, version: int | None = None) 
 
 async def publish(flow_id: Any, by: int | None, note: str = "") -> FlowVersion:
     """Build the draft and publish it. Raises build_failed with the faults, build_running, unavailable."""
-    for _try in range(PUBLISH_TRIES):
+    for _try in range(settings.HEADRACE.publish_tries):
         built = await _ended(flow_id, await start_build(flow_id, by))
         if built.status != "success":
             raise WireError("build_failed", faults=built.faults)
@@ -121,7 +118,7 @@ async def version_graph(version_id: Any) -> dict[str, Any]:
         return msgspec.json.decode(_versions[key])
     found = await database.read(store.version_graph, version_id)
     _versions[key] = msgspec.json.encode(found)
-    while len(_versions) > 1 and sum(map(len, _versions.values())) > VERSION_BYTES:
+    while len(_versions) > 1 and sum(map(len, _versions.values())) > settings.HEADRACE.versions_kept_bytes:
         _versions.popitem(last=False)
     return found
 
@@ -179,7 +176,7 @@ async def _ended(flow_id: Any, built: Build) -> Build:
     while not built.has_ended:
         if time.monotonic() > deadline:
             raise WireError("build_running")
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(settings.HEADRACE.build_poll_s)
         found = await build_of(flow_id)
         if found is None:
             raise WireError("unavailable")

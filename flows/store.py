@@ -13,14 +13,15 @@ import msgspec
 from django.conf import settings
 from django.db import IntegrityError, models, transaction
 from django.utils.text import slugify
+from django.utils.translation import gettext as _
 
 from flows import graph
 from flows.models import Flow, FlowVersion, Provider
 from flows.signals import flow_deleted
+from streams import names
 from streams.errors import WireError
 
-SLUG = re.compile(r"[a-z0-9][a-z0-9-]{1,63}\Z")
-SLUG_TRIES = 5
+SLUG = re.compile(rf"{names.SLUG}\Z")
 META = frozenset({"name", "slug", "description", "icon", "double_text", "visibility"})
 
 
@@ -73,7 +74,7 @@ def create_flow(
         "double_text": double_text,
         "visibility": visibility,
     }
-    for _try in range(SLUG_TRIES):
+    for _try in range(settings.HEADRACE.slug_tries):
         try:
             with transaction.atomic():
                 flow = Flow.objects.create(slug=slug or free_slug(name), **fields)
@@ -258,12 +259,12 @@ def free_slug(name: str) -> str:
 def check_slug(slug: str) -> None:
     """An address must never be taken for the id of another flow."""
     if not SLUG.match(slug) or _uuid(slug) is not None:
-        text = "A slug has 2 to 64 small letters, digits and dashes, and is no UUID."
+        text = _("A slug has 2 to 64 small letters, digits and dashes, and is no UUID.")
         raise WireError("validation_error", fields={"slug": text})
 
 
 def _slug_taken() -> WireError:
-    return WireError("validation_error", fields={"slug": "Another flow has this slug."})
+    return WireError("validation_error", fields={"slug": _("Another flow has this slug.")})
 
 
 def _uuid(ref: Any) -> uuid.UUID | None:

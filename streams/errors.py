@@ -1,6 +1,6 @@
 """The catalogue: every error of every door, with its sentence, HTTP status, close code and retry.
 
-Pure. Sentences are English message ids; the edge translates them and fills in `{names}`.
+Pure. Sentences are English message ids without anything to fill in; the edge translates them (`streams/sentences.py`).
 """
 
 from typing import Any, NamedTuple
@@ -108,8 +108,8 @@ CATALOGUE: dict[str, Entry] = {
 class WireError(Exception):
     """A refusal by its name in the catalogue, the same at every door.
 
-    `text` replaces the catalogue's sentence where more can be said; `extra` holds what the error frame or body
-    carries besides: `field`, `fields`, `faults`, `retry_after` (seconds).
+    `text` replaces the catalogue's sentence where more can be said (a `Sentence`, where something fills it); `extra`
+    holds what the error frame or body carries besides: `field`, `fields`, `faults`, `retry_after` (seconds).
     """
 
     def __init__(self, code: str, text: str | None = None, **extra: Any) -> None:

@@ -14,7 +14,6 @@ from streams.models import StreamSession, Worker
 from streams.states import ENDS, StreamState
 
 LOST = "lost"
-KEPT_S = 86_400  # rows of buried workers, for whoever looks what happened
 
 
 class SessionRow(NamedTuple):
@@ -159,9 +158,11 @@ def leave(worker: str) -> None:
 
 
 def bury_idle(in_use: Collection[str]) -> list[str]:
-    """Bury the dead workers that are not `in_use`, and forget those buried a day ago. Returns who was buried."""
+    """Bury the dead workers that are not `in_use`, forget those buried `buried_kept_s` ago. Returns who was buried."""
     buried = [worker for worker in dead_workers() if worker not in in_use and bury(worker)]
-    Worker.objects.filter(buried_at__lt=now() - timedelta(seconds=KEPT_S)).exclude(id__in=in_use).delete()
+    Worker.objects.filter(buried_at__lt=now() - timedelta(seconds=settings.HEADRACE.buried_kept_s)).exclude(
+        id__in=in_use
+    ).delete()
     return buried
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from flows import schemas
 from flows.context import LLMCall
@@ -40,7 +41,7 @@ def check(fields: Fields) -> Iterator[tuple[str, str]]:
         try:
             schemas.parse(fields.schema)
         except schemas.SchemaError as error:
-            yield "schema", str(error)
+            yield "schema", error.sentence
 
 
 def names(fields: Fields) -> tuple[Name, ...]:
@@ -59,7 +60,7 @@ async def run(fields: Fields, ctx: NodeContext) -> Outcome:
         messages.extend(await ctx.history(fields.history))
     messages.extend(_prompted(ctx.value(fields.prompt)))
     if not messages:
-        raise NodeError("there is nothing to give to the model")
+        raise NodeError(gettext_noop("there is nothing to give to the model"))
     result = await ctx.llm(
         LLMCall(
             provider=fields.provider,
@@ -81,7 +82,7 @@ def _prompted(value: Any) -> list[LLMMessage]:
         try:
             return msgspec.convert(value, list[LLMMessage])
         except msgspec.ValidationError as error:
-            raise NodeError("the prompt is a list, but not one of messages") from error
+            raise NodeError(gettext_noop("the prompt is a list, but not one of messages")) from error
     text = text_of(value)
     return [LLMMessage("user", text)] if text else []
 
@@ -96,11 +97,11 @@ def structured(text: str, schema: dict[str, Any]) -> dict[str, Any]:
     except OutOfRange as error:
         raise NodeError("the model's answer has a number that is too large") from error
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        raise NodeError("the model's answer is not JSON") from error
+        raise NodeError(gettext_noop("the model's answer is not JSON")) from error
     try:
         return schemas.validate(schema, values)
     except schemas.SchemaError as error:
-        raise NodeError(f"the model's answer does not fit: {error}") from error
+        raise NodeError(gettext_noop("the model's answer does not fit: {reason}"), reason=error.sentence) from error
 
 
 register(

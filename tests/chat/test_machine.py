@@ -10,6 +10,7 @@ import os
 import uuid
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, note
 from hypothesis import settings as hypothesis_settings
@@ -20,7 +21,6 @@ from accounts.tokens import identity_of
 from chat import snapshot
 from chat.doors import admission
 from chat.models import Chat, Message, Turn
-from flows import providers
 from streams import database, redis
 from streams.models import Worker
 from tests.chat.conftest import ANSWERS, ASKS, _create
@@ -376,7 +376,7 @@ def test_any_order_of_faults_keeps_the_invariants(make_user, scripted, redis_url
 
     user = make_user("anna")
     scripted(default="Model says {input}.", repeat=3)
-    monkeypatch.setattr(providers, "FRESH_S", 3600.0)
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, provider_fresh_s=3600)
 
     async def flows() -> list[Any]:
         made = []

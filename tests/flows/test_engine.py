@@ -385,7 +385,7 @@ async def test_titles_are_the_turns_own_though_the_plan_is_shared() -> None:
 
 
 async def test_plans_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "PLANS", 3)
+    monkeypatch.setattr(settings, "HEADRACE", msgspec.structs.replace(settings.HEADRACE, plans_kept=3))
     engine._plans.clear()
     for number in range(9):
         await run(FakeContext(chain(node("say", "message", text=str(number)))))
