@@ -6,6 +6,7 @@ from django.utils.translation import get_supported_language_variant, gettext
 from django.utils.translation.trans_real import parse_accept_lang_header
 
 from streams.errors import WireError
+from streams.sentences import told
 
 
 def choose(*wishes: str, accept: str = "") -> str:
@@ -21,4 +22,4 @@ def choose(*wishes: str, accept: str = "") -> str:
 
 def sentence(error: WireError, locale: str) -> str:
     with translation.override(locale or settings.LANGUAGE_CODE):
-        return gettext(error.text or error.entry.text)
+        return told(error.text or error.entry.text, gettext)

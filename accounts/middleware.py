@@ -1,4 +1,4 @@
-"""A page's session lives no longer than its log-in: one rule for sessions, tokens and sockets."""
+"""What pages need of log-ins: a session lives no longer than its log-in, and a log-in refused says so by its status."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponse
 
 from accounts import signals, tokens
+from accounts.rest.errors import error_headers, error_status
 
 
 def session_logins(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
@@ -23,5 +24,20 @@ def session_logins(get_response: Callable[[HttpRequest], HttpResponse]) -> Calla
                 else:
                     signals.begin_session_login(request, request.user)
         return get_response(request)
+
+    return middleware
+
+
+def login_refusals(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """The form of a page says that too many log-ins were tried; so do the status and `Retry-After`."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        refusal = getattr(request, "login_refusal", None)
+        if refusal is not None:
+            response.status_code = error_status(refusal)
+            for name, value in error_headers(refusal).items():
+                response.headers[name] = value
+        return response
 
     return middleware

@@ -27,7 +27,7 @@ def web_server(make_server: Callable[..., HeadraceServer], fake_openai: str) -> 
         OPENAI_API_KEY="key",
         OPENAI_BASE_URL=fake_openai,
         OPENAI_MODEL="fake?echo=true&rate=400",
-        HEADRACE_PRIVATE_PROVIDERS="on",
+        HEADRACE_ALLOW_PRIVATE_PROVIDERS="on",
     ).start()
 
 
