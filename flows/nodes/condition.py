@@ -6,15 +6,18 @@ from typing import Annotated
 
 import msgspec
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from flows.conditions import ConditionError, When, faults, holds
 from flows.kinds import Kind, NodeContext, NodeError, Outcome, register
+from streams import names
+from streams.sentences import Sentence
 
 ELSE = "else"
 
 
 class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    branch: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
+    branch: Annotated[str, msgspec.Meta(pattern=rf"^{names.ID}$(?!\n)")]
     when: When
 
 
@@ -25,7 +28,7 @@ class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def check(fields: Fields) -> Iterator[tuple[str, str]]:
     for branch, count in Counter(case.branch for case in fields.cases).items():
         if count > 1 or branch == ELSE:
-            yield "cases", f"the branch {branch} is taken"
+            yield "cases", Sentence(gettext_noop("the branch {name} is taken"), name=branch)
     for index, case in enumerate(fields.cases):
         for what in faults(case.when):
             yield f"cases[{index}].when", what
@@ -40,7 +43,7 @@ async def run(fields: Fields, ctx: NodeContext) -> Outcome:
         try:
             is_chosen = holds(case.when, ctx.value)
         except ConditionError as error:
-            raise NodeError(f"{case.branch}: {error}") from error
+            raise NodeError("{branch}: {reason}", branch=case.branch, reason=error.sentence) from error
         if is_chosen:
             return Outcome({"branch": case.branch}, case.branch)
     return Outcome({"branch": ELSE}, ELSE)
