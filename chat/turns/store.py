@@ -78,7 +78,7 @@ def begin_turn(begin: Begin) -> Outcome:
     Raises WireError chat_not_found, message_not_found, flow_not_found, forbidden, flow_offline, validation_error,
     turn_running, queue_full, busy, id_conflict.
     """
-    body_hash = hash_of([begin.act, begin.text, begin.params, begin.parent, begin.message])
+    body_hash = hash_of([begin.act, begin.text, begin.params, begin.files, begin.parent, begin.message])
     chat, is_new = _chat_for(begin)
     if not is_new and (repeated := _repeat_of(chat.id, begin.command, body_hash)) is not None:
         return Outcome(reply=repeated)
@@ -444,7 +444,7 @@ def answer(
 
 def _answer_by_say(begin: Begin, chat: Chat, turn: Turn, at: datetime, body_hash: str) -> Outcome | None:
     """A plain say that the open question takes is its answer, and no message is stored."""
-    if begin.parent or begin.params:
+    if begin.parent or begin.params or begin.files:
         return None
     question = turn.questions.filter(action="").first()
     if question is None or question.expires <= at:
