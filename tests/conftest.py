@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from django.conf import settings
 
+from tests import stores
 from tests.server import ROOT, HeadraceServer, free_port
 from tests.waiting import until, wait_until
 from tests.wire import Socket, opened
@@ -26,8 +27,15 @@ hypothesis.settings.load_profile("headrace")
 
 @pytest.fixture(scope="session")
 def redis_url() -> str:
-    """The store of this test process (`REDIS_URL`, else an embedded one)."""
+    """The Redis of this test process: an embedded one, or with STORES=real that of the machine."""
     return settings.REDIS_ADDRESS()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tidy_stores() -> Iterator[None]:
+    """Of stores that others use too, nothing of this run is left."""
+    yield
+    stores.tidy()
 
 
 # ------------------------------------------------------------------------------ a server in this process
@@ -100,7 +108,7 @@ def make_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
     servers: list[HeadraceServer] = []
 
     def make(**env: str) -> HeadraceServer:
-        server = HeadraceServer(tmp_path_factory.mktemp("server") / "data", **env)
+        server = HeadraceServer(tmp_path_factory.mktemp("server") / "data", **{**stores.of_a_server(), **env})
         servers.append(server)
         server.setup()
         return server

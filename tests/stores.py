@@ -1,0 +1,61 @@
+"""On which stores the tests run: `STORES=embedded` (SQLite, the bundled Valkey) or `STORES=real` (PostgreSQL, Redis).
+
+Real ones are DATABASE_URL and REDIS_URL, else those of this machine. A run shares them with others: its databases and
+keys have names of its own, and nothing else is touched.
+"""
+
+import os
+import secrets
+from itertools import islice
+from urllib.parse import urlsplit, urlunsplit
+
+KIND = os.environ.get("STORES") or "embedded"
+ARE_REAL = {"embedded": False, "real": True}[KIND]
+# Read once: tests.settings takes them out of the environment.
+DATABASE_URL = os.environ.get("DATABASE_URL") or "postgres://postgres@127.0.0.1:5432/postgres"
+REDIS_URL = os.environ.get("REDIS_URL") or "redis://127.0.0.1:6379/0"
+PREFIX = f"headrace-test-{secrets.token_hex(4)}"  # of this process: pytest-xdist has several
+
+_databases: list[str] = []
+
+
+def of_this_process() -> dict[str, str]:
+    """The environment of the tests' own Django, which makes and drops its database itself."""
+    if not ARE_REAL:
+        return {}
+    return {"DATABASE_URL": DATABASE_URL, "REDIS_URL": REDIS_URL, "REDIS_PREFIX": f"{PREFIX}:"}
+
+
+def of_a_server() -> dict[str, str]:
+    """The environment of one more installation: a database and a prefix of its own. `tidy` removes them."""
+    if not ARE_REAL:
+        return {}
+    name = f"{PREFIX}-{len(_databases)}"
+    _administer(f'CREATE DATABASE "{name}"')
+    _databases.append(name)
+    return {"DATABASE_URL": _at(f"/{name}"), "REDIS_URL": REDIS_URL, "REDIS_PREFIX": f"{name}:"}
+
+
+def tidy() -> None:
+    """Once the servers are gone: remove databases of `of_a_server` and all keys of this process."""
+    if not ARE_REAL:
+        return
+    import redis
+
+    while _databases:
+        _administer(f'DROP DATABASE "{_databases.pop()}" WITH (FORCE)')
+    with redis.Redis.from_url(REDIS_URL) as client:
+        keys = client.scan_iter(f"{PREFIX}*", count=1000)
+        while some := list(islice(keys, 1000)):
+            client.unlink(*some)
+
+
+def _administer(sql: str) -> None:
+    import psycopg
+
+    with psycopg.connect(_at("/postgres"), autocommit=True) as connection:
+        connection.execute(sql)
+
+
+def _at(path: str) -> str:
+    return urlunsplit(urlsplit(DATABASE_URL)._replace(path=path))
