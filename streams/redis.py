@@ -97,7 +97,7 @@ def layer_host(url: str) -> str | dict[str, Any]:
     return {
         "master_name": watched.service,
         "sentinels": watched.sentinels,
-        "sentinel_kwargs": _of_sentinels(watched),
+        "sentinel_kwargs": _of_sentinels(watched, AsyncRetry),
         **_of_master(watched),
         **_time_outs(url),
     }
@@ -126,8 +126,7 @@ def _pool(url: str, retry: AsyncRetry) -> redis.asyncio.ConnectionPool:
     if not sentinel.is_sentinel(url):
         return redis.asyncio.BlockingConnectionPool.from_url(url, **options)
     watched = sentinel.parse(url)
-    sentinels = redis.asyncio.Sentinel(watched.sentinels, sentinel_kwargs=_of_sentinels(watched))
-    return _WatchedPool(watched.service, sentinels, **_of_master(watched), **options)
+    return _WatchedPool(watched.service, _sentinels(watched), **_of_master(watched), **options)
 
 
 def _blocking_pool(url: str, retry: Retry) -> redis.ConnectionPool:
@@ -135,7 +134,7 @@ def _blocking_pool(url: str, retry: Retry) -> redis.ConnectionPool:
     if not sentinel.is_sentinel(url):
         return redis.BlockingConnectionPool.from_url(url, **options)
     watched = sentinel.parse(url)
-    sentinels = redis.Sentinel(watched.sentinels, sentinel_kwargs=_of_sentinels(watched))
+    sentinels = redis.Sentinel(watched.sentinels, sentinel_kwargs=_of_sentinels(watched, Retry))
     return _BlockingWatchedPool(watched.service, sentinels, **_of_master(watched), **options)
 
 
@@ -149,8 +148,12 @@ def _of_master(watched: sentinel.Watched) -> dict[str, Any]:
     return {"db": watched.db, "ssl": watched.is_tls} | {name: value for name, value in named.items() if value}
 
 
-def _of_sentinels(watched: sentinel.Watched) -> dict[str, Any]:
-    """They are asked one after another: one that is away must leave time for the next."""
+def _sentinels(watched: sentinel.Watched) -> redis.asyncio.Sentinel:
+    return redis.asyncio.Sentinel(watched.sentinels, sentinel_kwargs=_of_sentinels(watched, AsyncRetry))
+
+
+def _of_sentinels(watched: sentinel.Watched, retry: type[Retry] | type[AsyncRetry]) -> dict[str, Any]:
+    """They are asked one after another, each once: one that is away must leave time for the next."""
     limit_s = settings.HEADRACE.redis_timeout_s / (len(watched.sentinels) + 1)
     return {
         "username": watched.sentinel_username,
@@ -158,6 +161,7 @@ def _of_sentinels(watched: sentinel.Watched) -> dict[str, Any]:
         "ssl": watched.is_tls,
         "socket_timeout": limit_s,
         "socket_connect_timeout": limit_s,
+        "retry": retry(NoBackoff(), 0),
     }
 
 
@@ -166,7 +170,7 @@ async def _present(url: str) -> str:
     if not sentinel.is_sentinel(url):
         return url
     watched = sentinel.parse(url)
-    async with redis.asyncio.Sentinel(watched.sentinels, sentinel_kwargs=_of_sentinels(watched)) as sentinels:
+    async with _sentinels(watched) as sentinels:
         return watched.master_at(*await sentinels.discover_master(watched.service))
 
 
