@@ -3,6 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 WORKERS_OF_TESTS ?= 2
+# embedded: SQLite and the bundled store. real: PostgreSQL and Redis, of DATABASE_URL and REDIS_URL or of this machine.
+STORES ?= embedded
+# What runs on real stores: all that writes rows or events. The others cannot differ: providers, pages, bench and
+# architecture have no store of their own or only look through REST at one; config is about the embedded ones.
+TESTS_OF_STORES := tests/streams tests/chat tests/sockets tests/rest tests/accounts tests/flows \
+	tests/config/test_real_stores.py
 SHELL := /bin/sh
 
 # Stamps: a target is made again when what it was made from has changed.
@@ -11,11 +17,11 @@ DEV_STAMP := $(VENV)/.dev-$(shell cat requirements.txt requirements-dev.txt | ck
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run setup test lint bench chromium messages clean
+.PHONY: help run setup test test-embedded test-real lint bench chromium messages clean
 
 help:
 	@echo "make run     serve on http://localhost:8000/ (first makes packages, tables, users, demo flows)"
-	@echo "make test    all tests"
+	@echo "make test    all tests; STORES=real: those that differ, on PostgreSQL and Redis; SERVER=daphne: sockets on it"
 	@echo "make lint    style, import contracts, migrations, documents"
 	@echo "make bench   measurements; ROW=<name> for one"
 
@@ -43,9 +49,17 @@ setup: $(RUN_STAMP) messages
 run: setup
 	@HEADRACE_ALLOW_PRIVATE_PROVIDERS=$${HEADRACE_ALLOW_PRIVATE_PROVIDERS:-on} exec $(PY) manage.py serve
 
-test: $(DEV_STAMP) messages chromium
+PYTEST := $(PY) -m pytest -n $(WORKERS_OF_TESTS) --dist loadfile
+
+test: test-$(STORES)
+
+test-real: $(DEV_STAMP)
+	@echo "== tests on PostgreSQL and Redis"
+	@$(PY) -m tests.local_stores $(PYTEST) $(or $(ARGS),$(TESTS_OF_STORES))
+
+test-embedded: $(DEV_STAMP) messages chromium
 	@echo "== tests"
-	@$(PY) -m pytest -n $(WORKERS_OF_TESTS) --dist loadfile $(ARGS)
+	@$(PYTEST) $(ARGS)
 	@if command -v node >/dev/null 2>&1; then \
 		echo "== tests of the page's modules"; node --test tests/web/*.test.mjs; \
 	else echo "== node is not here: tests of the page's modules are left out"; fi

@@ -30,10 +30,16 @@ def of_a_server() -> dict[str, str]:
     """The environment of one more installation: a database and a prefix of its own. `tidy` removes them."""
     if not ARE_REAL:
         return {}
+    url = make_database()
+    return {"DATABASE_URL": url, "REDIS_URL": REDIS_URL, "REDIS_PREFIX": f"{PREFIX}-{len(_databases)}:"}
+
+
+def make_database(options: str = "") -> str:
+    """The address of one more database. `tidy` drops it."""
     name = f"{PREFIX}-{len(_databases)}"
-    _administer(f'CREATE DATABASE "{name}"')
+    _administer(f'CREATE DATABASE "{name}" {options}')
     _databases.append(name)
-    return {"DATABASE_URL": _at(f"/{name}"), "REDIS_URL": REDIS_URL, "REDIS_PREFIX": f"{name}:"}
+    return at(f"/{name}")
 
 
 def tidy() -> None:
@@ -53,9 +59,9 @@ def tidy() -> None:
 def _administer(sql: str) -> None:
     import psycopg
 
-    with psycopg.connect(_at("/postgres"), autocommit=True) as connection:
+    with psycopg.connect(at("/postgres"), autocommit=True) as connection:
         connection.execute(sql)
 
 
-def _at(path: str) -> str:
-    return urlunsplit(urlsplit(DATABASE_URL)._replace(path=path))
+def at(path: str, url: str = DATABASE_URL) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=path))
