@@ -17,7 +17,7 @@ DEV_STAMP := $(VENV)/.dev-$(shell cat requirements.txt requirements-dev.txt | ck
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run setup test test-embedded test-real lint bench chromium messages clean
+.PHONY: help run setup test test-embedded test-real lint bench chromium nginx messages clean
 
 help:
 	@echo "make run     serve on http://localhost:8000/ (first makes packages, tables, users, demo flows)"
@@ -57,7 +57,7 @@ test-real: $(DEV_STAMP)
 	@echo "== tests on PostgreSQL and Redis"
 	@$(PY) -m tests.local_stores $(PYTEST) $(or $(ARGS),$(TESTS_OF_STORES))
 
-test-embedded: $(DEV_STAMP) messages chromium
+test-embedded: $(DEV_STAMP) messages chromium nginx
 	@echo "== tests"
 	@$(PYTEST) $(ARGS)
 	@if command -v node >/dev/null 2>&1; then \
@@ -87,6 +87,14 @@ chromium: $(DEV_STAMP)
 				apt-get -qq update && apt-get -qq install -y chromium; \
 			else $(PY) -m playwright install chromium; fi; \
 		} || echo "== no Chromium to be had: the tests of the pages will fail"
+
+# nginx for the tests of docs/nginx.conf, installed but not started: RUNLEVEL 1 starts no services.
+nginx:
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v nginx >/dev/null 2>&1 || { \
+			echo "== nginx for the tests of docs/nginx.conf"; \
+			[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 && apt-get -qq update && \
+				RUNLEVEL=1 apt-get -qq install -y --no-install-recommends nginx-light; \
+		} || echo "== no nginx to be had: the tests of docs/nginx.conf will fail"
 
 # Translations are compiled where gettext is; English needs none.
 messages:

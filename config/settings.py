@@ -145,6 +145,8 @@ CHANNEL_LAYERS = {
         "CONFIG": {"hosts": _Hosts(), "prefix": f"{REDIS_PREFIX}layer"},
     }
 }
+# Of `manage.py runserver`; `manage.py serve` has its own (config/serve.py).
+DAPHNE_WEBSOCKET_MAX_MESSAGE_SIZE = DAPHNE_WEBSOCKET_MAX_FRAME_SIZE = HEADRACE.frame_in_bytes
 AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = ["accounts.passwords.PasswordBackend"]
 AUTH_PASSWORD_VALIDATORS = [

@@ -1,7 +1,5 @@
 """What tests of several rooms share: a store, servers, users and tokens, sockets, a model's fake server."""
 
-import asyncio
-import contextlib
 import os
 import subprocess
 import sys
@@ -17,7 +15,8 @@ from django.conf import settings
 
 from tests import stores
 from tests.server import ROOT, HeadraceServer, free_port
-from tests.waiting import until, wait_until
+from tests.serving import serving
+from tests.waiting import wait_until
 from tests.wire import Socket, opened
 
 # How long an example takes says how busy the machine is. What never ends meets the time-out of its test.
@@ -56,24 +55,10 @@ class Live(msgspec.Struct):
 
 @pytest.fixture
 async def live(transactional_db: None, redis_url: str) -> AsyncIterator[Live]:
-    """Headrace as `manage.py serve` runs it, lifespan and socket protocol included."""
-    from config.serve import Server, listen, server_config
-
-    class Quiet(Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:  # signals stay pytest's
-            yield
-
+    """Headrace on the server that SERVER names."""
     port = free_port()
-    server = Quiet(server_config(loop="none"))
-    serving = asyncio.create_task(server.serve(sockets=[listen("127.0.0.1", port)]))
-    await until(lambda: server.started or serving.done(), 15, "the server has started")
-    try:
+    async with serving(port):
         yield Live(f"127.0.0.1:{port}")
-    finally:
-        server.should_exit = True
-        async with asyncio.timeout(40):
-            await serving
 
 
 @pytest.fixture
