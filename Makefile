@@ -6,9 +6,11 @@ WORKERS_OF_TESTS ?= 2
 # embedded: SQLite and the bundled store. real: PostgreSQL and Redis, of DATABASE_URL and REDIS_URL or of this machine.
 STORES ?= embedded
 # What runs on real stores: all that writes rows or events. The others cannot differ: providers, pages, bench and
-# architecture have no store of their own or only look through REST at one; config is about the embedded ones.
+# architecture have no store of their own or only look through REST at one; config is about the embedded ones; the
+# ignored are pure.
 TESTS_OF_STORES := tests/streams tests/chat tests/sockets tests/rest tests/accounts tests/flows \
-	tests/config/test_real_stores.py
+	tests/config/test_real_stores.py \
+	$(patsubst %,--ignore=tests/%.py,flows/test_graph flows/test_conditions flows/test_templates chat/test_states)
 SHELL := /bin/sh
 
 # Stamps: a target is made again when what it was made from has changed.
@@ -49,17 +51,22 @@ setup: $(RUN_STAMP) messages
 run: setup
 	@HEADRACE_ALLOW_PRIVATE_PROVIDERS=$${HEADRACE_ALLOW_PRIVATE_PROVIDERS:-on} exec $(PY) manage.py serve
 
+# SERVER=daphne: the socket tests on Daphne; tests/serving.py says what it cannot do.
+SERVER ?= uvicorn
+TESTS_OF_SERVERS := tests/sockets
+export SERVER
+
 PYTEST := $(PY) -m pytest -n $(WORKERS_OF_TESTS) --dist loadfile
 
 test: test-$(STORES)
 
 test-real: $(DEV_STAMP)
 	@echo "== tests on PostgreSQL and Redis"
-	@$(PY) -m tests.local_stores $(PYTEST) $(or $(ARGS),$(TESTS_OF_STORES))
+	@$(PY) -m tests.local_stores $(PYTEST) $(or $(ARGS),$(if $(filter daphne,$(SERVER)),$(TESTS_OF_SERVERS),$(TESTS_OF_STORES)))
 
 test-embedded: $(DEV_STAMP) messages chromium nginx
 	@echo "== tests"
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) $(or $(ARGS),$(if $(filter daphne,$(SERVER)),$(TESTS_OF_SERVERS)))
 	@if command -v node >/dev/null 2>&1; then \
 		echo "== tests of the page's modules"; node --test tests/web/*.test.mjs; \
 	else echo "== node is not here: tests of the page's modules are left out"; fi

@@ -22,6 +22,24 @@ END_S = 40
 CODES_IT_HIDES = (1008, 1013)
 
 
+# By the test's name, a parameter's with it where only that one is meant: what it needs that Daphne has not.
+_CLOSE = "autobahn drops a peer that breaks the protocol, without a close frame (1006)"
+_REFUSE = "a refused handshake is 403, whatever was meant"
+_HEAD = "Twisted's own bounds on the head of a request"
+_DRAIN = "a shutdown does not reach the application: no drain, no lifespan"
+_READ = "what is sent to a peer that does not read is taken, and piles up in the server"
+_QUIET = "there is no frame before this close, and its reason is lost"
+CANNOT: dict[str, str] = {
+    "test_row_02_invalid_utf8": _CLOSE,
+    "test_row_03_frame_over_256_kib": _CLOSE,
+    "test_row_03_frame_over_256_kib_in_pieces": _CLOSE,
+    "test_unknown_path_is_404": _REFUSE,
+    "test_unknown_subprotocol_alone_is_400": _REFUSE,
+    "test_unknown_subprotocol_beside_a_bearer_is_400": _REFUSE,
+    "test_head_that_is_too_long_is_refused_at_once": _HEAD,
+}
+
+
 def serving(port: int) -> contextlib.AbstractAsyncContextManager[None]:
     return _daphne(port) if IS_DAPHNE else _uvicorn(port)
 
