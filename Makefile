@@ -10,7 +10,7 @@ STORES ?= embedded
 # ignored are pure.
 TESTS_OF_STORES := tests/streams tests/chat tests/sockets tests/rest tests/accounts tests/flows \
 	tests/config/test_real_stores.py \
-	$(patsubst %,--ignore=tests/%.py,flows/test_graph flows/test_conditions flows/test_templates chat/test_states)
+	$(patsubst %,--ignore=tests/%.py,flows/test_graph flows/test_conditions flows/test_templates)
 SHELL := /bin/sh
 
 # Stamps: a target is made again when what it was made from has changed.
