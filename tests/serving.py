@@ -117,6 +117,7 @@ async def _daphne(port: int) -> AsyncIterator[None]:
     )
     server.run()
     await until(lambda: server.port, START_S, "the server listens")
+    await manager.start()  # as the first scope does, where there is no lifespan
     try:
         yield
     finally:
