@@ -33,6 +33,7 @@ def redis_url() -> str:
 @pytest.fixture(scope="session", autouse=True)
 def tidy_stores() -> Iterator[None]:
     """Of stores that others use too, nothing of this run is left."""
+    stores.empty_quickly()
     yield
     stores.tidy()
 

@@ -111,6 +111,28 @@ async def test_a_transaction_that_cannot_even_begin_is_tried_again(monkeypatch: 
         assert await writing == "a"
 
 
+@pytest.mark.skipif("connection.vendor != 'postgresql'")
+async def test_a_row_that_another_holds_is_waited_for_and_past_the_bound_unavailable():
+    await database.write(make, "a")
+    gate = Gate()
+
+    def hold() -> None:
+        User.objects.select_for_update().get(username="a")
+        gate()
+
+    def change() -> None:
+        User.objects.select_for_update().get(username="a")
+
+    holding = asyncio.create_task(database.write(hold, bound_s=10))
+    await until(gate.entered.is_set)
+    with pytest.raises(WireError, match="unavailable"):
+        await database.write(change, bound_s=0.3)
+    waiting = asyncio.create_task(database.write(change, bound_s=10))
+    assert await database.read(names) == ["a"]  # others go on
+    gate.leave.set()
+    await asyncio.gather(holding, waiting)
+
+
 async def test_past_its_bound_a_call_is_unavailable():
     def locked() -> None:
         raise OperationalError("database is locked")
