@@ -21,7 +21,14 @@ REDIS_ROOMS = {
     "flows/build.py",
 }
 # Who asks `streams.redis` for no more than whether it answers, and to close what it holds.
-REDIS_CALLERS = {"chat/turns/control.py", "chat/turns/manager.py", "chat/views.py", "flows/management/commands/demo.py"}
+REDIS_CALLERS = {
+    "chat/turns/control.py",
+    "chat/turns/manager.py",
+    "chat/views.py",
+    "config/settings.py",
+    "config/startup.py",
+    "flows/management/commands/demo.py",
+}
 # Rows that only `store.py` files write.
 KEPT_ROWS = {"Turn", "Message", "Step", "Question", "Command", "StreamSession", "Worker", "FlowVersion"}
 WRITES = {
