@@ -529,6 +529,7 @@ def finish(
     usage: dict | None = None,
     error: dict | None = None,
     new_vars: dict | None = None,
+    first_token_ms: int | None = None,
     next_worker: str | None = None,
 ) -> tuple[protocol.TurnEnd, Outcome, int]:
     """The end of a run: its `turn_end`, what follows, and the row's rev. Raises Fenced.
@@ -542,6 +543,7 @@ def finish(
         raise Fenced
     if turn.state == TurnState.RUNNING:
         turn.data, turn.usage, turn.error = data, usage, error
+        turn.first_token_ms = first_token_ms
         if new_vars is not None and state == TurnState.DONE:
             chat.vars = new_vars
         # The run tells its own end, so the row owes it to this worker until that append is confirmed.
@@ -901,7 +903,7 @@ def _save_turn(turn: Turn) -> None:
     update(
         turn,
         "rev", "owes", "told", "inputs", "state", "worker", "attempt", "takeovers", "parts", "usage", "data", "error",
-        "running_at", "ran_ms", "ended_at",
+        "running_at", "ran_ms", "ended_at", "first_token_ms",
     )  # fmt: skip
 
 
