@@ -92,7 +92,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     admin_counted_rows: int = 10_000
     admin_totalled_rows: int = 100_000
     admin_operated_rows: int = 100
-    admin_messages: int = 200
+    admin_messages: int = 100
+    admin_tree_messages: int = 5000
+    admin_log_events: int = 2000
+    admin_figure_turns: int = 5000
     admin_poll_s: float = 3
     # database
     database_threads: int = 4
