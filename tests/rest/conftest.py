@@ -85,3 +85,16 @@ def make_flow(db: None) -> Callable[..., Flow]:
         return flow
 
     return make
+
+
+@pytest.fixture
+def chief(db: None) -> User:
+    return User.objects.create_superuser("chief", password="chief")
+
+
+@pytest.fixture
+def page(chief: User) -> Client:
+    """The admin, as one who may do everything."""
+    client = Client()
+    client.force_login(chief)
+    return client
