@@ -47,6 +47,8 @@ class BoundedList(ChangeList):
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
+        self.title = capfirst(self.opts.verbose_name_plural)
+        self.full_result_count = self.result_count  # there is no other count to be told of
         rows = self.result_list = list(self.result_list)
         self.model_admin.complete(rows)
         field = self.model_admin.keyset
@@ -64,7 +66,6 @@ class ReadOnlyAdmin(admin.ModelAdmin):
     list_max_show_all = 0
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
-    actions_selection_counter = False
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

@@ -24,7 +24,7 @@ class OperatorSite(AdminSite):
     site_header = "Headrace"
     index_title = _("Overview")
     index_template = "admin/overview.html"
-    enable_nav_sidebar = True
+    enable_nav_sidebar = False  # lists need the width; their names stand in the head of each page
 
     def has_permission(self, request: HttpRequest) -> bool:
         """Staff, and viewers: who may look at stream sessions. What each may do there is by Django's permissions."""

@@ -63,6 +63,10 @@ class Draft(forms.JSONField):
                 raise ValidationError(_("This JSON is nested too deeply."), code="invalid") from error
         return super().to_python(value)
 
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        """What was typed, as it was typed."""
+        return initial if self.disabled else data
+
     def prepare_value(self, value: Any) -> Any:
         return value if isinstance(value, str) else pretty(value)
 

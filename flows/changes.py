@@ -38,9 +38,9 @@ def _nodes(graph: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _node(id_: str, old: dict[str, dict], new: dict[str, dict]) -> Change | None:
     before, after = _flat(old.get(id_)), _flat(new.get(id_))
-    if before == after:
-        return None
     how = "added" if id_ not in old else "removed" if id_ not in new else "changed"
+    if how == "changed" and before == after:
+        return None
     keys = dict.fromkeys([*before, *after])
     lines = [Line(key, before.get(key, ""), after.get(key, "")) for key in keys if before.get(key) != after.get(key)]
     return Change(how, id_, lines)
