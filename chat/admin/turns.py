@@ -119,7 +119,7 @@ class TurnAdmin(OperatedAdmin):
         ("created", "running_at", "ended_at"),
         ("first_token", "ran", "stop_at"),
         ("attempt", "takeovers"),
-        ("tokens", "model", "cost"),
+        ("tokens", "model_name", "cost"),
         ("error_json", "id"),
     )
     readonly_fields = (
@@ -133,7 +133,7 @@ class TurnAdmin(OperatedAdmin):
         "first_token",
         "ran",
         "tokens",
-        "model",
+        "model_name",
         "cost",
         "error_json",
     )
@@ -221,7 +221,7 @@ class TurnAdmin(OperatedAdmin):
         return f"{intcomma(usage.get('input_tokens', 0))} / {intcomma(usage.get('output_tokens', 0))}" if usage else "–"
 
     @admin.display(description=_("model"))
-    def model(self, row: Turn) -> str:
+    def model_name(self, row: Turn) -> str:
         return (row.usage or {}).get("model") or "–"
 
     @admin.display(description=_("cost"))
