@@ -55,6 +55,7 @@ ERRORS = ["provider_timeout", "provider_rate_limited", "flow_error", "worker_los
 PAGES = {
     "overview": "/admin/",
     "sessions": "/admin/streams/streamsession/",
+    "totals of all sessions": "/admin/streams/streamsession/totals/",
     "sessions, last page": "/admin/streams/streamsession/?p=last",
     "sessions, live": "/admin/streams/streamsession/?state=live",
     "sessions of a flow": "/admin/streams/streamsession/?flow={flow}",

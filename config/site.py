@@ -32,7 +32,9 @@ class OperatorSite(AdminSite):
         return user.is_active and (user.is_staff or user.has_perm(MAY_LOOK))
 
     def login(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        """The pages' own log-in; who is signed in and may not be here is told so."""
+        """The pages' own log-in; who is signed in and may not be here is told so. A form that is sent here is taken."""
+        if request.method == "POST":
+            return super().login(request, extra_context)
         from django.contrib.auth.views import redirect_to_login  # needs the apps, which this module is one of
 
         target = request.GET.get("next") or reverse("admin:index", current_app=self.name)

@@ -11,6 +11,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q, QuerySet, Sum
 from django.forms import Script
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
 from django.template.defaultfilters import filesizeformat
 from django.urls import URLPattern, path
 from django.utils import timezone
@@ -147,8 +148,7 @@ class StreamSessionAdmin(OperatedAdmin):
         id_ = lists.as_uuid(term)
         if id_ is not None:
             return queryset.filter(Q(id=id_) | Q(chat=id_) | Q(worker=id_)), False
-        titled = Chat.objects.filter(title__icontains=term).order_by("-last_turn_at").values_list("id", flat=True)
-        chats = list(titled[:FOUND_CHATS])
+        chats = list(Chat.objects.filter(title__icontains=term).values_list("id", flat=True)[:FOUND_CHATS])
         return queryset.filter(Q(user__in=lists.users_named(term)) | Q(chat__in=chats) | Q(trace=term)), False
 
     def complete(self, rows: Sequence[StreamSession]) -> None:
@@ -156,6 +156,7 @@ class StreamSessionAdmin(OperatedAdmin):
         chats = Chat.objects.filter(id__in={row.chat for row in rows}).only("id", "title").in_bulk()
         for row in rows:
             row.flow_row, row.chat_row = flows.get(row.flow), chats.get(row.chat)
+            row.cells = cells(row)
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> StreamSession | None:
         row = super().get_object(request, object_id, from_field)
@@ -167,7 +168,7 @@ class StreamSessionAdmin(OperatedAdmin):
         response = super().changelist_view(request, extra_context)
         context = getattr(response, "context_data", None) or {}
         if "cl" in context:
-            context["totals"] = totals(context["cl"].queryset)
+            context["totals_url"] = "totals/" + context["cl"].get_query_string()
             context["poll_s"] = settings.HEADRACE.admin_poll_s
         return response
 
@@ -188,7 +189,15 @@ class StreamSessionAdmin(OperatedAdmin):
         samples = path(
             "<uuid:session>/samples/", self.admin_site.admin_view(self.samples), name="streams_streamsession_samples"
         )
-        return [live, samples, *super().get_urls()]
+        sums = path("totals/", self.admin_site.admin_view(self.totals), name="streams_streamsession_totals")
+        return [live, samples, sums, *super().get_urls()]
+
+    def totals(self, request: HttpRequest) -> HttpResponse:
+        """Over the set that the list's filters leave. Apart from the list, which need not wait for it."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        found = totals(self.get_changelist_instance(request).queryset)
+        return render(request, "admin/totals.html", {"totals": found})
 
     def live(self, request: HttpRequest) -> JsonResponse:
         """What the cells of these sessions say now. `ids`: of one page at most."""
@@ -288,8 +297,8 @@ def cells(row: StreamSession) -> dict[str, Any]:
     }
 
 
-def _cell(row: StreamSession, name: str) -> str:
-    return format_html('<span data-cell="{}.{}">{}</span>', row.id, name, cells(row)[name])
+def _cell(row: Any, name: str) -> str:
+    return format_html('<span data-cell="{}.{}">{}</span>', row.id, name, row.cells[name])
 
 
 def _state(row: StreamSession) -> tuple[str, Any, str]:
@@ -313,21 +322,23 @@ def amount(count_bytes: int, chunks: int) -> str:
 def totals(rows: QuerySet) -> dict[str, Any]:
     """Over the whole filtered set, its newest `admin_totalled_rows` where there are more."""
     most = settings.HEADRACE.admin_totalled_rows
-    newest = rows.order_by("-started", "-id").values(
-        "id", "state", "bytes_sent", "chunks_sent", "bytes_recv", "chunks_recv"
-    )
-    found = newest[:most].aggregate(
+    rows = rows.order_by()
+    is_cut = rows.values("id")[: most + 1].count() > most
+    if is_cut:
+        columns = ("id", "state", "bytes_sent", "chunks_sent", "bytes_recv", "chunks_recv")
+        rows = rows.order_by("-started", "-id").values(*columns)[:most]
+    found = rows.aggregate(
         sessions=Count("id"),
         live=Count("id", filter=Q(state__in=LIVE_VALUES)),
-        bytes_sent=Sum("bytes_sent", default=0),
-        chunks_sent=Sum("chunks_sent", default=0),
-        bytes_recv=Sum("bytes_recv", default=0),
-        chunks_recv=Sum("chunks_recv", default=0),
+        sent_bytes=Sum("bytes_sent", default=0),
+        sent=Sum("chunks_sent", default=0),
+        received_bytes=Sum("bytes_recv", default=0),
+        received=Sum("chunks_recv", default=0),
     )
     return {
         "sessions": intcomma(found["sessions"]),
-        "is_cut": found["sessions"] >= most,
+        "is_cut": is_cut,
         "live": intcomma(found["live"]),
-        "sent": amount(found["bytes_sent"], found["chunks_sent"]),
-        "received": amount(found["bytes_recv"], found["chunks_recv"]),
+        "sent": amount(found["sent_bytes"], found["sent"]),
+        "received": amount(found["received_bytes"], found["received"]),
     }

@@ -151,7 +151,7 @@ class TurnAdmin(OperatedAdmin):
         if id_ is not None:
             return queryset.filter(Q(id=id_) | Q(chat=id_) | Q(worker=id_)), False
         found = Chat.objects.filter(Q(title__icontains=term) | Q(user__in=lists.users_named(term)))
-        chats = list(found.order_by("-last_turn_at").values_list("id", flat=True)[:FOUND_CHATS])
+        chats = list(found.values_list("id", flat=True)[:FOUND_CHATS])
         return queryset.filter(chat__in=chats), False
 
     def change_view(

@@ -46,12 +46,15 @@ function live(holder) {
   });
 }
 
+/** Without a beat it is read once, at once. */
 function fragment(holder) {
-  repeat(Number(holder.dataset.every), async () => {
+  const read = async () => {
     const page = new DOMParser().parseFromString(await (await ask(holder.dataset.fragment)).text(), "text/html");
     if (holder.contains(document.activeElement)) return; // whoever stands on a link keeps it
     holder.replaceChildren(...page.body.childNodes);
-  });
+  };
+  if (holder.dataset.every) repeat(Number(holder.dataset.every), read);
+  else read().catch(() => {}); // its link is still there
 }
 
 document.querySelectorAll("[data-live]").forEach(live);

@@ -151,7 +151,8 @@ def test_totals_are_over_the_filtered_set_not_the_page(page: Client, chief: User
     for _ in range(5):
         session(chief, bytes_sent=1024, chunks_sent=3, kind="audio")
     session(chief, bytes_sent=5000, chunks_sent=50)
-    totals = page.get(f"{SESSIONS}?kind__exact=audio").context["totals"]
+    assert "totals/?kind__exact=audio" in page.get(f"{SESSIONS}?kind__exact=audio").content.decode()
+    totals = page.get(f"{SESSIONS}totals/?kind__exact=audio").context["totals"]
     assert (totals["sessions"], totals["live"], totals["is_cut"]) == ("5", "5", False)
     assert totals["sent"] == "5.0\xa0KB in 15 frames"
 
@@ -160,7 +161,7 @@ def test_totals_of_too_many_rows_say_that_they_are_of_the_newest(page: Client, c
     bounds(admin_totalled_rows=2)
     for age_s, count in ((30, 100), (20, 10), (10, 1)):
         session(chief, age_s=age_s, chunks_sent=count)
-    totals = page.get(SESSIONS).context["totals"]
+    totals = page.get(f"{SESSIONS}totals/").context["totals"]
     assert totals["is_cut"] and totals["sent"].endswith("in 11 frames")
 
 
@@ -207,6 +208,7 @@ def test_what_moves_is_shown_to_nobody_else(db: None) -> None:
     row = session()
     assert staff.get(f"{SESSIONS}live/?ids={row.id}").status_code == 403
     assert staff.get(f"{SESSIONS}{row.id}/samples/").status_code == 403
+    assert staff.get(f"{SESSIONS}totals/").status_code == 403
     assert "figures" not in staff.get("/admin/").context
 
 
