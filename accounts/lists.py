@@ -45,9 +45,12 @@ class BoundedList(ChangeList):
 
     older_url = ""
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.title = capfirst(self.opts.verbose_name_plural)
+
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
-        self.title = capfirst(self.opts.verbose_name_plural)
         self.full_result_count = self.result_count  # there is no other count to be told of
         rows = self.result_list = list(self.result_list)
         self.model_admin.complete(rows)
