@@ -179,10 +179,13 @@ class Log:
 def held(chat: str, limit: int) -> list[bytes]:
     """The newest frames that a chat's log holds, oldest first, for who only looks: no epoch begins by it.
 
-    Blocking. Raises redis.Trouble, OSError.
+    Blocking. Where Redis is away it looks empty.
     """
     _, log, _ = _keys(chat)
-    entries = redis.blocking_client().xrevrange(log, count=limit)
+    try:
+        entries = redis.blocking_client().xrevrange(log, count=limit)
+    except (redis.Trouble, OSError):
+        return []
     return [frame for _, fields in reversed(entries) for frame in fields.values()]
 
 

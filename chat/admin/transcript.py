@@ -14,7 +14,6 @@ from django.conf import settings
 from django.utils.translation import gettext_lazy as _
 
 from chat.models import Chat, Message, Question, Turn
-from streams import redis
 from streams.log import held
 
 
@@ -224,12 +223,8 @@ def timelines(chat_id: Any, turns: Iterable[Turn]) -> dict[uuid.UUID, list[NodeR
 
 def _logged(chat: str) -> dict[str, list[_NodeEvent]]:
     """Node events of each turn's last run; nothing where Redis is away."""
-    try:
-        frames = held(chat, settings.HEADRACE.admin_log_events)
-    except (redis.Trouble, OSError):
-        return {}
     found: defaultdict[str, list[_NodeEvent]] = defaultdict(list)
-    for frame in frames:
+    for frame in held(chat, settings.HEADRACE.admin_log_events):
         if b'"node"' not in frame:
             continue
         event = msgspec.json.decode(frame, type=_NodeEvent)
