@@ -89,7 +89,7 @@ def test_the_way_from_a_chat_to_its_turns_and_sessions(admin: BrowserContext, so
     expect(page.locator(".said.user .text").last).to_have_text("What is a flow?")
     expect(page.locator(".said.assistant .timeline").last).to_contain_text("ms")
     page.locator(".field-turns a, .fieldBox.field-turns a").first.click()
-    page.locator("#result_list th a").first.click()
+    page.locator("#result_list tbody th a").first.click()
     expect(page.get_by_role("heading", name="Nodes")).to_be_visible()
     page.get_by_role("link", name="sessions of this chat").click()
     expect(page.locator("#result_list tbody tr").first).to_be_visible()
