@@ -3,6 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 WORKERS_OF_TESTS ?= 2
+# embedded: SQLite and the bundled store. real: PostgreSQL and Redis, of DATABASE_URL and REDIS_URL or of this machine.
+STORES ?= embedded
+# What runs on real stores: all that writes rows or events. The others cannot differ: providers, pages, bench and
+# architecture have no store of their own or only look through REST at one; config is about the embedded ones; the
+# ignored are pure.
+TESTS_OF_STORES := tests/streams tests/chat tests/sockets tests/rest tests/accounts tests/flows \
+	tests/config/test_real_stores.py \
+	$(patsubst %,--ignore=tests/%.py,flows/test_graph flows/test_conditions flows/test_templates)
 SHELL := /bin/sh
 
 # Stamps: a target is made again when what it was made from has changed.
@@ -11,11 +19,11 @@ DEV_STAMP := $(VENV)/.dev-$(shell cat requirements.txt requirements-dev.txt | ck
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run setup test lint bench chromium messages clean
+.PHONY: help run setup test test-embedded test-real lint bench chromium nginx messages clean
 
 help:
 	@echo "make run     serve on http://localhost:8000/ (first makes packages, tables, users, demo flows)"
-	@echo "make test    all tests"
+	@echo "make test    all tests; STORES=real: those that differ, on PostgreSQL and Redis; SERVER=daphne: sockets on it"
 	@echo "make lint    style, import contracts, migrations, documents"
 	@echo "make bench   measurements; ROW=<name> for one"
 
@@ -43,9 +51,22 @@ setup: $(RUN_STAMP) messages
 run: setup
 	@HEADRACE_ALLOW_PRIVATE_PROVIDERS=$${HEADRACE_ALLOW_PRIVATE_PROVIDERS:-on} exec $(PY) manage.py serve
 
-test: $(DEV_STAMP) messages chromium
+# SERVER=daphne: the socket tests on Daphne; tests/serving.py says what it cannot do.
+SERVER ?= uvicorn
+TESTS_OF_SERVERS := tests/sockets
+export SERVER
+
+PYTEST := $(PY) -m pytest -n $(WORKERS_OF_TESTS) --dist loadfile
+
+test: test-$(STORES)
+
+test-real: $(DEV_STAMP)
+	@echo "== tests on PostgreSQL and Redis"
+	@$(PY) -m tests.local_stores $(PYTEST) $(or $(ARGS),$(if $(filter daphne,$(SERVER)),$(TESTS_OF_SERVERS),$(TESTS_OF_STORES)))
+
+test-embedded: $(DEV_STAMP) messages chromium nginx
 	@echo "== tests"
-	@$(PY) -m pytest -n $(WORKERS_OF_TESTS) --dist loadfile $(ARGS)
+	@$(PYTEST) $(or $(ARGS),$(if $(filter daphne,$(SERVER)),$(TESTS_OF_SERVERS)))
 	@if command -v node >/dev/null 2>&1; then \
 		echo "== tests of the page's modules"; node --test tests/web/*.test.mjs; \
 	else echo "== node is not here: tests of the page's modules are left out"; fi
@@ -73,6 +94,14 @@ chromium: $(DEV_STAMP)
 				apt-get -qq update && apt-get -qq install -y chromium; \
 			else $(PY) -m playwright install chromium; fi; \
 		} || echo "== no Chromium to be had: the tests of the pages will fail"
+
+# nginx for the tests of docs/nginx.conf, installed but not started: RUNLEVEL 1 starts no services.
+nginx:
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v nginx >/dev/null 2>&1 || { \
+			echo "== nginx for the tests of docs/nginx.conf"; \
+			[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 && apt-get -qq update && \
+				RUNLEVEL=1 apt-get -qq install -y --no-install-recommends nginx-light; \
+		} || echo "== no nginx to be had: the tests of docs/nginx.conf will fail"
 
 # Translations are compiled where gettext is; English needs none.
 messages:

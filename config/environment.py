@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from config.bounds import Bounds
+from streams import sentinel
 
 BOUND_PREFIX = "HEADRACE_"
 SECRET_KEY_CHARS = 32
@@ -46,8 +47,19 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     redis_url: Annotated[
         str | None,
-        Meta(description="`redis://host:6379/0`, `rediss://…` or `unix:///path`; without it the embedded store."),
+        Meta(
+            description="`redis://host:6379/0`, `rediss://…`, `unix:///path` or, by Sentinel, "
+            "`redis+sentinel://host,host/master/0`; without it the embedded store."
+        ),
     ] = None
+    redis_prefix: Annotated[
+        str,
+        Meta(
+            pattern="^[A-Za-z0-9._:-]{1,64}$",
+            description="What keys and channels begin with. Installations that share a Redis need one each: a database "
+            "number does not part their channels.",
+        ),
+    ] = "hr:"
     embedded_mb: Annotated[int, Meta(ge=16, description="Memory of the embedded store, in MiB.")] = 512
     secret_key: Annotated[
         str | None,
@@ -321,13 +333,14 @@ def _check_redis(url: str) -> None:
         bool(parts.hostname) if parts.scheme in {"redis", "rediss"} else parts.scheme == "unix" and bool(parts.path)
     )
     try:
-        _ = parts.port
+        _ = sentinel.parse(url) if sentinel.is_sentinel(url) else parts.port
+        is_good = is_good or sentinel.is_sentinel(url)
     except ValueError:
         is_good = False
     if not is_good:
         raise SettingsError(
-            "REDIS_URL is not an address of Redis; it must look like redis://host:6379/0, rediss://host:6380/0 "
-            "or unix:///path/to/socket."
+            "REDIS_URL is not an address of Redis; it must look like redis://host:6379/0, rediss://host:6380/0, "
+            "unix:///path/to/socket or redis+sentinel://host:26379,host:26379/master/0."
         )
 
 

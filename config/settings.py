@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
@@ -37,7 +38,7 @@ TRUSTED_PROXIES = list(_env.trusted_proxies)
 OPENAI_API_KEY = _env.openai_api_key
 OPENAI_BASE_URL = _env.openai_base_url
 OPENAI_MODEL = _env.openai_model
-REDIS_PREFIX = "hr:"
+REDIS_PREFIX = _env.redis_prefix
 REDIS_URL = _env.redis_url  # None: the embedded store; ask REDIS_ADDRESS
 EMBEDDED_MB = _env.embedded_mb
 
@@ -54,8 +55,10 @@ def REDIS_ADDRESS() -> str:
 class _Hosts:
     """The layer's hosts, asked for when it connects: naming them here would start the embedded store."""
 
-    def __iter__(self) -> Iterator[str]:
-        yield REDIS_ADDRESS()
+    def __iter__(self) -> Iterator[Any]:
+        from streams.redis import layer_host
+
+        yield layer_host(REDIS_ADDRESS())
 
 
 # ----------------------------------------------------------------------------------------------- Django
@@ -141,9 +144,11 @@ DATABASES["default"]["ATOMIC_REQUESTS"] = False
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": _Hosts(), "prefix": "hr-layer"},
+        "CONFIG": {"hosts": _Hosts(), "prefix": f"{REDIS_PREFIX}layer"},
     }
 }
+# Of `manage.py runserver`; `manage.py serve` has its own (config/serve.py).
+DAPHNE_WEBSOCKET_MAX_MESSAGE_SIZE = DAPHNE_WEBSOCKET_MAX_FRAME_SIZE = HEADRACE.frame_in_bytes
 AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = ["accounts.passwords.PasswordBackend"]
 AUTH_PASSWORD_VALIDATORS = [

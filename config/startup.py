@@ -7,10 +7,17 @@ from pathlib import Path
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, NotSupportedError, connection
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
 
 from config.embedded import EmbeddedError
+from streams import database, redis
+
+REDIS_VERSION = (6, 2)  # XTRIM MINID
+SPARE_CONNECTIONS = 8  # of the database: for its superusers, backups, this command
+CLOCKS_APART_S = 5.0
 
 
 class Fault(Exception):
@@ -51,7 +58,9 @@ def check_database() -> None:
     alone.settings_dict["OPTIONS"].pop("pool", None)
     try:
         alone.ensure_connection()
-    except DatabaseError as error:
+        if alone.vendor == "postgresql":
+            _check_postgres(alone)
+    except (DatabaseError, NotSupportedError) as error:
         where = "DATABASE_URL" if connection.vendor != "sqlite" else f"the file {settings.DATABASES['default']['NAME']}"
         raise Fault(f"The database does not answer ({_first_line(error)}); check {where} and that it runs.") from None
     finally:
@@ -77,6 +86,36 @@ def make_private(database: Path) -> None:
             ) from None
 
 
+def _check_postgres(held: BaseDatabaseWrapper) -> None:
+    with held.cursor() as cursor:
+        cursor.execute("SELECT current_setting('server_encoding'), pg_is_in_recovery()")
+        encoding, is_standby = cursor.fetchone()
+    if encoding != "UTF8":
+        raise Fault(f"The database's encoding is {encoding}; make it anew: CREATE DATABASE … ENCODING 'UTF8'")
+    if is_standby:
+        raise Fault("The database is a standby, which takes no writes; let DATABASE_URL name the primary.")
+
+
+def check_room() -> None:
+    """Whether PostgreSQL takes all connections that the workers of this machine may open."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('max_connections')::int")
+        (most,) = cursor.fetchone()
+    wanted = settings.WORKERS * settings.DATABASES["default"]["OPTIONS"]["pool"]["max_size"]
+    if wanted > most - SPARE_CONNECTIONS:
+        raise Fault(
+            f"{settings.WORKERS} workers may open {wanted} connections and the database takes {most}; raise its "
+            "max_connections, or lower WORKERS or HEADRACE_DATABASE_THREADS."
+        )
+
+
+def check_clocks() -> None:
+    """Log-ins end by this machine's clock, workers are judged by the database's."""
+    apart_s = abs((database.now() - timezone.now()).total_seconds())
+    if apart_s > CLOCKS_APART_S:
+        raise Fault(f"The database's clock and this machine's are {apart_s:.0f} s apart; let NTP set both.")
+
+
 def check_migrations() -> None:
     try:
         executor = MigrationExecutor(connection)
@@ -89,23 +128,24 @@ def check_migrations() -> None:
 
 def check_redis() -> None:
     """Asks Redis, and starts the embedded store where there is no other."""
-    import redis
-
     try:
-        address = settings.REDIS_ADDRESS()
+        facts = redis.blocking_client().info()
     except EmbeddedError as error:
         raise Fault(str(error)) from None
-    client = redis.Redis.from_url(address, socket_connect_timeout=2, socket_timeout=2)
-    try:
-        client.ping()
-        policy = client.info("memory").get("maxmemory_policy", "")
-    except redis.RedisError as error:
+    except redis.Trouble as error:
         raise Fault(
             f"Redis does not answer ({_first_line(error)}); check REDIS_URL, or leave it out for the embedded store."
         ) from None
-    finally:
-        client.close()
-    if policy not in {"noeviction", ""}:
+    if facts.get("cluster_enabled"):
+        raise Fault("REDIS_URL is a node of a cluster, which Headrace does not speak; use one server, or Sentinel.")
+    if facts.get("role") != "master":
+        raise Fault("REDIS_URL is a replica, which takes no writes; let it name the master, or the sentinels.")
+    if tuple(map(int, facts["redis_version"].split(".")[:2])) < REDIS_VERSION:
+        raise Fault(f"Redis is {facts['redis_version']}; it must be 6.2 or later.")
+    if "master_replid" not in facts:
+        raise Fault("Redis does not tell its replication id, by which a restart is known; use Redis or Valkey itself.")
+    policy = facts.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
         raise Fault(f"Redis may drop events ({policy}); run: redis-cli CONFIG SET maxmemory-policy noeviction")
 
 

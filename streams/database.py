@@ -202,12 +202,12 @@ def _run_together(first: _Job, another: Callable[[float, int], "_Job | None"]) -
                 job = another(began, len(group))
     except BaseException as error:
         _tidy(error)
-        if len(group) == 1:
+        if len(group) <= 1:  # none: the transaction could not begin, for another process writes
             _answer(first.loop, [(first, None, error)])
         else:
             for alone, _, _ in group:
                 alone.run()
-        return len(group)
+        return max(len(group), 1)
     for loop in {job.loop for job, _, _ in group}:
         _answer(loop, [done for done in group if done[0].loop is loop])
     return len(group)

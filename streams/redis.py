@@ -1,4 +1,4 @@
-"""The one maker of Redis clients: addresses, time-outs, key prefix.
+"""The one maker of Redis clients: addresses, Sentinel, time-outs, key prefix.
 
 Rare calls use `client()` (or `blocking_client()` from synchronous code). The event log and the subscription use a
 `Link`, a connection that has one owner, and a `Lane`, which sends what many callers want over one link: a general
@@ -16,12 +16,15 @@ from typing import Any
 import hiredis
 import redis
 import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
 import structlog
 from django.conf import settings
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 
+from streams import sentinel
 from streams.errors import WireError
 
 logger = structlog.get_logger(__name__)
@@ -63,15 +66,8 @@ def client() -> redis.asyncio.Redis:
     """The client of this process and event loop: bytes in, bytes out, a time-out on every call."""
     loop = asyncio.get_running_loop()
     if loop not in _clients:
-        url = settings.REDIS_ADDRESS()
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            url,
-            max_connections=POOL_CONNECTIONS,
-            timeout=settings.HEADRACE.redis_timeout_s,
-            retry=AsyncRetry(ExponentialWithJitterBackoff(cap=0.1, base=0.01), 1),
-            **_time_outs(url),
-        )
-        _clients[loop] = redis.asyncio.Redis.from_pool(pool)
+        retry = AsyncRetry(ExponentialWithJitterBackoff(cap=0.1, base=0.01), 1)
+        _clients[loop] = redis.asyncio.Redis.from_pool(_pool(settings.REDIS_ADDRESS(), retry))
     return _clients[loop]
 
 
@@ -79,14 +75,8 @@ def blocking_client() -> redis.Redis:
     """The client for synchronous code: views, commands, admin."""
     url = settings.REDIS_ADDRESS()
     if url not in _blocking:
-        pool = redis.BlockingConnectionPool.from_url(
-            url,
-            max_connections=POOL_CONNECTIONS,
-            timeout=settings.HEADRACE.redis_timeout_s,
-            retry=Retry(ExponentialWithJitterBackoff(cap=0.1, base=0.01), 1),
-            **_time_outs(url),
-        )
-        _blocking[url] = redis.Redis.from_pool(pool)
+        retry = Retry(ExponentialWithJitterBackoff(cap=0.1, base=0.01), 1)
+        _blocking[url] = redis.Redis.from_pool(_blocking_pool(url, retry))
     return _blocking[url]
 
 
@@ -95,6 +85,22 @@ async def aclose() -> None:
     held = _clients.pop(asyncio.get_running_loop(), None)
     if held is not None:
         await held.aclose()
+        if isinstance(held.connection_pool, _WatchedPool):
+            await held.connection_pool.sentinel_manager.aclose()
+
+
+def layer_host(url: str) -> str | dict[str, Any]:
+    """`url` as the channel layer takes it."""
+    if not sentinel.is_sentinel(url):
+        return url
+    watched = sentinel.parse(url)
+    return {
+        "master_name": watched.service,
+        "sentinels": watched.sentinels,
+        "sentinel_kwargs": _of_sentinels(watched, AsyncRetry),
+        **_of_master(watched),
+        **_time_outs(url),
+    }
 
 
 def pack(*command: str | bytes | int) -> bytes:
@@ -105,6 +111,67 @@ def pack(*command: str | bytes | int) -> bytes:
 def sha_of(script: str) -> str:
     """The name by which EVALSHA calls a script."""
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
+class _WatchedPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
+    """Asks the sentinels for the master before it connects; waits, as the other one, where all are in use."""
+
+
+class _BlockingWatchedPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
+    """The same for synchronous code."""
+
+
+def _pool(url: str, retry: AsyncRetry) -> redis.asyncio.ConnectionPool:
+    options = _pool_options(url) | {"retry": retry}
+    if not sentinel.is_sentinel(url):
+        return redis.asyncio.BlockingConnectionPool.from_url(url, **options)
+    watched = sentinel.parse(url)
+    return _WatchedPool(watched.service, _sentinels(watched), **_of_master(watched), **options)
+
+
+def _blocking_pool(url: str, retry: Retry) -> redis.ConnectionPool:
+    options = _pool_options(url) | {"retry": retry}
+    if not sentinel.is_sentinel(url):
+        return redis.BlockingConnectionPool.from_url(url, **options)
+    watched = sentinel.parse(url)
+    sentinels = redis.Sentinel(watched.sentinels, sentinel_kwargs=_of_sentinels(watched, Retry))
+    return _BlockingWatchedPool(watched.service, sentinels, **_of_master(watched), **options)
+
+
+def _pool_options(url: str) -> dict[str, Any]:
+    limit_s = settings.HEADRACE.redis_timeout_s
+    return {"max_connections": POOL_CONNECTIONS, "timeout": limit_s, **_time_outs(url)}
+
+
+def _of_master(watched: sentinel.Watched) -> dict[str, Any]:
+    named = {"username": watched.username, "password": watched.password}
+    return {"db": watched.db, "ssl": watched.is_tls} | {name: value for name, value in named.items() if value}
+
+
+def _sentinels(watched: sentinel.Watched) -> redis.asyncio.Sentinel:
+    return redis.asyncio.Sentinel(watched.sentinels, sentinel_kwargs=_of_sentinels(watched, AsyncRetry))
+
+
+def _of_sentinels(watched: sentinel.Watched, retry: type[Retry] | type[AsyncRetry]) -> dict[str, Any]:
+    """They are asked one after another, each once: one that is away must leave time for the next."""
+    limit_s = settings.HEADRACE.redis_timeout_s / (len(watched.sentinels) + 1)
+    return {
+        "username": watched.sentinel_username,
+        "password": watched.sentinel_password,
+        "ssl": watched.is_tls,
+        "socket_timeout": limit_s,
+        "socket_connect_timeout": limit_s,
+        "retry": retry(NoBackoff(), 0),
+    }
+
+
+async def _present(url: str) -> str:
+    """`url`, or where the sentinels that it names say that the master is."""
+    if not sentinel.is_sentinel(url):
+        return url
+    watched = sentinel.parse(url)
+    async with _sentinels(watched) as sentinels:
+        return watched.master_at(*await sentinels.discover_master(watched.service))
 
 
 def _time_outs(url: str) -> dict[str, Any]:
@@ -148,20 +215,22 @@ class Link(asyncio.Protocol):
         scripts: Sequence[str] = (),
     ) -> "Link":
         """Connect and load `scripts`. Raises `Trouble`, OSError or TimeoutError, within the time-out of Redis."""
-        url = settings.REDIS_ADDRESS()
-        pool = redis.asyncio.ConnectionPool.from_url(
-            url, protocol=2, retry=AsyncRetry(NoBackoff(), 0), **_time_outs(url)
-        )
-        connection = pool.make_connection()
+        connection = None
         try:
             async with asyncio.timeout(settings.HEADRACE.redis_timeout_s):
+                url = await _present(settings.REDIS_ADDRESS())
+                pool = redis.asyncio.ConnectionPool.from_url(
+                    url, protocol=2, retry=AsyncRetry(NoBackoff(), 0), **_time_outs(url)
+                )
+                connection = pool.make_connection()
                 await connection.connect()
                 for script in scripts:
                     await connection.send_command("SCRIPT", "LOAD", script)
                     await connection.read_response()
             return cls(connection, on_reply, on_lost)
         except BaseException:
-            await connection.disconnect(nowait=True)
+            if connection is not None:
+                await connection.disconnect(nowait=True)
             raise
 
     def write(self, packed: bytes) -> None:

@@ -1,7 +1,5 @@
 """What tests of several rooms share: a store, servers, users and tokens, sockets, a model's fake server."""
 
-import asyncio
-import contextlib
 import os
 import subprocess
 import sys
@@ -10,19 +8,34 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import msgspec
 import pytest
 from django.conf import settings
 
+from tests import stores
 from tests.server import ROOT, HeadraceServer, free_port
-from tests.waiting import until, wait_until
+from tests.serving import serving
+from tests.waiting import wait_until
 from tests.wire import Socket, opened
+
+# How long an example takes says how busy the machine is. What never ends meets the time-out of its test.
+hypothesis.settings.register_profile("headrace", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("headrace")
 
 
 @pytest.fixture(scope="session")
 def redis_url() -> str:
-    """The store of this test process (`REDIS_URL`, else an embedded one)."""
+    """The Redis of this test process: an embedded one, or with STORES=real that of the machine."""
     return settings.REDIS_ADDRESS()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tidy_stores() -> Iterator[None]:
+    """Of stores that others use too, nothing of this run is left."""
+    stores.empty_quickly()
+    yield
+    stores.tidy()
 
 
 # ------------------------------------------------------------------------------ a server in this process
@@ -43,24 +56,10 @@ class Live(msgspec.Struct):
 
 @pytest.fixture
 async def live(transactional_db: None, redis_url: str) -> AsyncIterator[Live]:
-    """Headrace as `manage.py serve` runs it, lifespan and socket protocol included."""
-    from config.serve import Server, listen, server_config
-
-    class Quiet(Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:  # signals stay pytest's
-            yield
-
+    """Headrace on the server that SERVER names."""
     port = free_port()
-    server = Quiet(server_config(loop="none"))
-    serving = asyncio.create_task(server.serve(sockets=[listen("127.0.0.1", port)]))
-    await until(lambda: server.started or serving.done(), 15, "the server has started")
-    try:
+    async with serving(port):
         yield Live(f"127.0.0.1:{port}")
-    finally:
-        server.should_exit = True
-        async with asyncio.timeout(40):
-            await serving
 
 
 @pytest.fixture
@@ -95,7 +94,7 @@ def make_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
     servers: list[HeadraceServer] = []
 
     def make(**env: str) -> HeadraceServer:
-        server = HeadraceServer(tmp_path_factory.mktemp("server") / "data", **env)
+        server = HeadraceServer(tmp_path_factory.mktemp("server") / "data", **{**stores.of_a_server(), **env})
         servers.append(server)
         server.setup()
         return server

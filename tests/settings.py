@@ -1,13 +1,14 @@
-"""The settings under test: Headrace's own, in a directory of this run, with an embedded store of its own.
+"""The settings under test: Headrace's own, in a directory of this run, on the stores that STORES names.
 
-`DATABASE_URL` and `REDIS_URL` are taken from the environment, so that the same tests run on Postgres and another
-Redis; everything else that an operator may have set is left out.
+Whatever else an operator may have set is left out.
 """
 
 import atexit
 import os
 import shutil
 import tempfile
+
+from tests import stores
 
 _directory = tempfile.mkdtemp(prefix="headrace-test-")
 _maker = os.getpid()
@@ -19,7 +20,7 @@ def _clear() -> None:
         shutil.rmtree(_directory, ignore_errors=True)
 
 
-for _name in [name for name in os.environ if name.startswith(("HEADRACE_", "OPENAI_"))]:
+for _name in [name for name in os.environ if name.startswith(("HEADRACE_", "OPENAI_", "DATABASE_", "REDIS_"))]:
     del os.environ[_name]
 os.environ.update(
     {
@@ -29,6 +30,7 @@ os.environ.update(
         "HEADRACE_ALLOW_PRIVATE_PROVIDERS": "on",
         "HEADRACE_LOGINS_PER_ADDRESS_A_MINUTE": "100000",  # all tests come from one
         "LOG_LEVEL": "WARNING",
+        **stores.of_this_process(),
         # Users of many tests have the same ids; test_throttles.py sets its own.
         "HEADRACE_REST_REQUESTS_PER_MINUTE": "1000000",
         "HEADRACE_REST_ANONYMOUS_PER_MINUTE": "1000000",
@@ -38,3 +40,6 @@ os.environ.update(
 from config.settings import *  # noqa: E402, F403
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # users are made in many tests
+if stores.ARE_REAL:
+    DATABASES["default"]["TEST"] = {"NAME": stores.PREFIX}  # noqa: F405
+    DATABASES["default"]["OPTIONS"]["options"] = "-c synchronous_commit=off"  # noqa: F405 - no test ends the machine

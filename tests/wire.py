@@ -10,6 +10,8 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.serving import told
+
 RECV_S = 10.0
 _ids = itertools.count(1)
 
@@ -37,7 +39,8 @@ class Socket:
                 text = await self.connection.recv()
         except ConnectionClosed as closed:
             frame = closed.rcvd
-            raise Closed(frame.code if frame else 1006, frame.reason if frame else "") from None
+            code, reason = (frame.code, frame.reason) if frame else (1006, "")
+            raise Closed(*told(code, reason, self.frames)) from None
         self.frames.append(json.loads(text))
         return self.frames[-1]
 

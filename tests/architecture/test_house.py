@@ -12,17 +12,23 @@ import pytest
 from tests.server import ROOT
 
 FLOORS = ("config", "chat", "flows", "accounts", "streams", "providers")
-# Where `redis` may be imported: rooms that speak to it. `config/startup.py` asks whether it is there.
+# Where `redis` may be imported: rooms that speak to it.
 REDIS_ROOMS = {
     "streams/redis.py",
     "streams/log.py",
     "streams/hub.py",
     "accounts/quotas.py",
     "flows/build.py",
-    "config/startup.py",
 }
 # Who asks `streams.redis` for no more than whether it answers, and to close what it holds.
-REDIS_CALLERS = {"chat/turns/control.py", "chat/turns/manager.py", "chat/views.py", "flows/management/commands/demo.py"}
+REDIS_CALLERS = {
+    "chat/turns/control.py",
+    "chat/turns/manager.py",
+    "chat/views.py",
+    "config/settings.py",
+    "config/startup.py",
+    "flows/management/commands/demo.py",
+}
 # Rows that only `store.py` files write.
 KEPT_ROWS = {"Turn", "Message", "Step", "Question", "Command", "StreamSession", "Worker", "FlowVersion"}
 WRITES = {

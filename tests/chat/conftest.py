@@ -13,6 +13,7 @@ from flows import store as flow_store
 from flows.models import Flow, Provider
 from providers.scripted import Scripted
 from streams import database, redis
+from tests import stores
 from tests.chat.incarnation import mortal
 
 pytest.register_assert_rewrite("tests.chat.stage", "tests.chat.view")
@@ -22,7 +23,7 @@ from tests.chat.stage import Stage  # noqa: E402
 @pytest.fixture(autouse=True)
 def own_prefix(settings) -> None:
     """Keys of this test alone, though other tests use the store too."""
-    settings.REDIS_PREFIX = f"test-{uuid.uuid4().hex}:"
+    settings.REDIS_PREFIX = f"{stores.PREFIX}-{uuid.uuid4().hex}:"
     providers._opened.clear()  # rows of the test before, by the same names
 
 

@@ -10,6 +10,7 @@ import pytest
 from flows.models import Flow, Provider
 from providers import fake_openai
 from streams import database
+from tests import serving
 from tests.chat.conftest import ANSWERS, graph_of, node, own_prefix, publish, scripted, user  # noqa: F401
 
 pytest.register_assert_rewrite("tests.sockets.refused", "tests.sockets.tabs")
@@ -21,6 +22,19 @@ TALK = graph_of(
     node("model", "llm", provider="model", model="m", prompt="{{ input.text }}"),
     node("end", "end"),
 )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under Daphne, what it cannot do is left out; and whole servers, which are `manage.py serve`."""
+    if not serving.IS_DAPHNE:
+        return
+    left_out = [item for item in items if _is_left_out(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    return "make_server" in item.fixturenames or {item.name, item.originalname} & serving.CANNOT.keys()
 
 
 @pytest.fixture(autouse=True)

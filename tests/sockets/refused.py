@@ -6,6 +6,7 @@ import re
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple
 
+from tests.serving import told
 from tests.wire import RECV_S, Socket
 
 # Of the contract: close code, whether trying again helps, whether it says when.
@@ -46,7 +47,8 @@ async def refusal(opening: AbstractAsyncContextManager[Socket]) -> Refusal:
         check_error(frame)
         closed = await socket.closed()
     assert socket.frames == []
-    return Refusal(frame["code"], raw.replace(frame["trace"], ""), closed.code, closed.reason, frame)
+    code, reason = told(closed.code, closed.reason, [frame])
+    return Refusal(frame["code"], raw.replace(frame["trace"], ""), code, reason, frame)
 
 
 def check_refusal(refused: Refusal, code: str) -> None:

@@ -154,7 +154,7 @@ async def test_stop_while_it_waits_for_an_answer_ends_the_turn(modelled, model, 
 async def test_stop_while_it_waits_lets_the_queue_go_on(modelled, model, tab):
     flow, chat = await modelled(THINKS_THEN_ASKS), str(uuid.uuid4())
     async with tab(flow, chat) as one:
-        first = await begun(one, fake(tokens=50, rate=500))
+        first = await begun(one, fake(tokens=200, rate=100))
         second = await one.say(fake(tokens=5))
         assert second["queued"] is True
         await one.until("question")

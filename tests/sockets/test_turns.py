@@ -254,9 +254,13 @@ async def test_sixth_running_turn_of_a_user_is_refused_until_one_ends(modelled, 
 async def test_two_tabs_that_say_at_once_make_one_running_and_one_queued_turn(modelled, tab):
     flow, chat = await modelled(), new_chat()
     async with tab(flow, chat) as one, tab(flow, chat) as two:
-        replies = await asyncio.gather(one.say(fake(text="One.")), two.say(fake(text="Two.")))
-        assert sorted(reply["queued"] for reply in replies) == [False, True]
+        said = fake(tokens=3, fault="hang", after=2)
+        replies = await asyncio.gather(one.say(said), two.say(said))
+        replies.sort(key=lambda reply: reply["queued"])
+        assert [reply["queued"] for reply in replies] == [False, True]
         for reply in replies:
+            await one.until_text(1, reply["turn"])
+            await one.command("stop", turn=reply["turn"])
             await one.until_ended(reply["turn"])
             await two.until_ended(reply["turn"])
     assert one.view.messages == two.view.messages

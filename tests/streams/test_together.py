@@ -22,6 +22,7 @@ from streams.errors import WireError
 from streams.hub import Hub
 from streams.log import Appended, Batch, Fenced, Log, NewEpoch, Position, channel_of
 from streams.pump import Pump, SlowReader
+from tests import stores
 from tests.clock import Clock, passed
 from tests.streams.network import Network, StepLink, Store
 from tests.streams.test_frames import payloads_of
@@ -411,7 +412,7 @@ async def play(steps: list[tuple]) -> None:
 @pytest.fixture
 def small(settings, redis_url: str) -> None:
     """Bounds so small that rings, logs and windows are left behind all the time."""
-    settings.REDIS_PREFIX = f"test-{uuid.uuid4().hex}:"
+    settings.REDIS_PREFIX = f"{stores.PREFIX}-{uuid.uuid4().hex}:"
     settings.HEADRACE = msgspec.structs.replace(
         settings.HEADRACE, ring_events=6, ring_bytes=800, log_events=30, ack_window_bytes=400
     )

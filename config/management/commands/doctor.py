@@ -7,6 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
+from django.db import connection
 from websockets.exceptions import InvalidHandshake, WebSocketException
 from websockets.sync.client import connect
 
@@ -19,11 +20,13 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def handle(self, *args: Any, **options: Any) -> None:
+        of_postgres = {"connections": startup.check_room, "clocks": startup.check_clocks}
         checks: dict[str, Callable[[], None]] = {
             "data directory": startup.check_data_dir,
             "secrets": startup.check_secrets,
             "database": startup.check_database,
             "migrations": startup.check_migrations,
+            **(of_postgres if connection.vendor == "postgresql" else {}),
             "Redis": startup.check_redis,
             "users": startup.check_users,
             "socket": check_socket,
@@ -31,7 +34,7 @@ class Command(BaseCommand):
         faults = 0
         broken: set[str] = set()
         for name, check in checks.items():
-            if name == "migrations" and "database" in broken:
+            if name in {"migrations", *of_postgres} and "database" in broken:
                 continue  # they would only say the same
             if name in {"users", "socket"} and broken & {"database", "migrations"}:
                 self.stdout.write(f"left  {name}: it needs the database")
