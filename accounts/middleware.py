@@ -6,7 +6,7 @@ from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponse
 
 from accounts import signals, tokens
-from accounts.rest import error_headers, error_status
+from accounts.rest.errors import error_headers, error_status
 
 
 def session_logins(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:

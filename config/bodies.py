@@ -12,7 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.utils.translation import gettext_noop as _
 
-from accounts.rest import error_body, error_headers, error_status
+from accounts.rest.errors import error_body, error_headers, error_status
 from config.trace import HEADER, new_trace
 from streams.errors import WireError
 
@@ -38,8 +38,9 @@ class _Refused(Exception):
 class _Body:
     """`receive` of one request, with its bounds."""
 
-    def __init__(self, receive: Receive, most_bytes: int, within_s: float) -> None:
+    def __init__(self, receive: Receive, most_bytes: int, within_s: float, too_large: str) -> None:
         self._receive = receive
+        self._too_large = too_large
         self._left = most_bytes
         self._until = asyncio.get_running_loop().time() + within_s
         self._has_ended = False
@@ -54,7 +55,7 @@ class _Body:
             raise _Refused(_late()) from None
         self._left -= len(message.get("body", b""))
         if self._left < 0:
-            raise _Refused(WireError("frame_too_large"))
+            raise _Refused(WireError(self._too_large))
         self._has_ended = not message.get("more_body", False)
         return message
 
@@ -62,11 +63,12 @@ class _Body:
 def bounded(application: Application) -> Application:
     async def bounded_application(scope: Scope, receive: Receive, send: Send) -> None:
         most_bytes, within_s = _bounds_of(scope["path"])
+        too_large = "file_too_large" if scope["path"] == FILES else "frame_too_large"
         if _declared(scope) > most_bytes:
-            await _answer(WireError("frame_too_large"), receive, send)
+            await _answer(WireError(too_large), receive, send)
             return
         try:
-            await application(scope, _Body(receive, most_bytes, within_s).receive, send)
+            await application(scope, _Body(receive, most_bytes, within_s, too_large).receive, send)
         except _Refused as refused:  # Django has the whole body before it answers
             await _answer(refused.error, receive, send)
 

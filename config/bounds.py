@@ -36,10 +36,12 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     send_timeout_s: float = 10
     ping_every_s: float = 20
     ping_timeout_s: float = 15
+    sse_comment_s: float = 15
     auth_warning_s: float = 60
     auth_grace_s: float = 30
     auth_check_s: float = 4
     ticket_s: float = 60
+    keys_per_user: int = 50
     # requests
     body_bytes: int = 2 * 1024 * 1024
     body_s: float = 30
@@ -52,6 +54,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     login_wait_s: float = 5
     known_login_s: float = 5  # a log-in that was looked up is believed so long
     known_logins: int = 10_000  # that a process remembers
+    rest_requests_per_minute: int = 1200
+    rest_anonymous_per_minute: int = 60
     # turns
     turns_per_user: int = 5
     turns_per_worker: int = 500
@@ -59,6 +63,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     turn_running_s: float = 600
     handler_end_s: float = 2
     file_bytes: int = 10 * 1024 * 1024
+    files_per_say: int = 10
+    file_text_chars: int = 100_000
+    file_unnamed_s: float = 86400
     question_s: float = 7 * 86400
     answer_bytes: int = 1024 * 1024
     max_takeovers: int = 3

@@ -9,7 +9,7 @@ from django.utils.translation import gettext_noop
 from django.views import defaults
 from django.views.csrf import csrf_failure as csrf_failure_page
 
-from accounts.rest import error_body, error_headers, error_status, trace_of
+from accounts.rest.errors import error_body, error_headers, error_status, trace_of
 from streams.errors import WireError
 
 HOST_CHARS = 100

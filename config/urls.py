@@ -9,8 +9,9 @@ from django.views.i18n import JavaScriptCatalog
 from accounts import api as accounts_api
 from accounts.passwords import LoginForm
 from chat import api as chat_api
-from chat import views
-from config import errors
+from chat import sessions_api, views
+from chat.files import api as files_api
+from config import errors, openapi
 from flows import api as flows_api
 
 api = [
@@ -18,27 +19,45 @@ api = [
     path("auth/refresh/", accounts_api.RefreshView.as_view()),
     path("auth/revoke/", accounts_api.RevokeView.as_view()),
     path("auth/ticket/", accounts_api.TicketView.as_view()),
+    path("keys/", accounts_api.KeysView.as_view()),
+    path("keys/<str:ref>/", accounts_api.KeyView.as_view()),
     path("me/", accounts_api.MeView.as_view()),
     path("flows/", flows_api.FlowsView.as_view()),
+    path("flows/import/", flows_api.ImportView.as_view()),
     path("flows/<str:ref>/", flows_api.FlowView.as_view()),
     path("flows/<str:ref>/check/", flows_api.CheckView.as_view()),
     path("flows/<str:ref>/build/", flows_api.BuildView.as_view()),
+    path("flows/<str:ref>/build/events/", flows_api.BuildEventsView.as_view()),
+    path("flows/<str:ref>/export/", flows_api.FlowExportView.as_view()),
     path("flows/<str:ref>/publish/", flows_api.PublishView.as_view()),
     path("flows/<str:ref>/offline/", flows_api.OfflineView.as_view()),
     path("flows/<str:ref>/versions/", flows_api.VersionsView.as_view()),
     path("flows/<str:ref>/versions/<str:number>/", flows_api.VersionView.as_view()),
+    path("flows/<str:ref>/versions/<str:number>/restore/", flows_api.RestoreView.as_view()),
+    path("flows/<str:ref>/versions/<str:number>/diff/", flows_api.DiffView.as_view()),
     path("nodes/", flows_api.NodesView.as_view()),
     path("providers/", flows_api.ProvidersView.as_view()),
     path("providers/<str:ref>/", flows_api.ProviderView.as_view()),
     path("chats/", chat_api.ChatsView.as_view()),
     path("chats/<str:ref>/", chat_api.ChatView.as_view()),
     path("chats/<str:ref>/messages/", chat_api.MessagesView.as_view()),
+    path("chats/<str:ref>/events/", chat_api.EventsView.as_view()),
+    path("chats/<str:ref>/restore/", chat_api.RestoreView.as_view()),
+    path("chats/<str:ref>/export/", chat_api.ExportView.as_view()),
+    path("messages/<str:ref>/feedback/", chat_api.FeedbackView.as_view()),
     path("chats/<str:ref>/turns/", chat_api.TurnsView.as_view()),
     path("turns/<str:ref>/", chat_api.TurnView.as_view(), name="turn"),
     path("turns/<str:ref>/stop/", chat_api.StopView.as_view()),
     path("questions/<str:ref>/answer/", chat_api.AnswerView.as_view()),
-    path("sessions/", chat_api.SessionsView.as_view()),
-    path("sessions/<str:ref>/", chat_api.SessionView.as_view()),
+    path("files/", files_api.FilesView.as_view()),
+    path("files/<str:ref>/", files_api.FileView.as_view()),
+    path("sessions/", sessions_api.SessionsView.as_view()),
+    path("sessions/totals/", sessions_api.TotalsView.as_view()),
+    path("sessions/<str:ref>/", sessions_api.SessionView.as_view()),
+    path("sessions/<str:ref>/close/", sessions_api.CloseView.as_view()),
+    path("workers/", sessions_api.WorkersView.as_view()),
+    path("schema/", openapi.SchemaView.as_view(), name="schema"),
+    path("docs/", openapi.docs, name="docs"),
     re_path(r"", errors.api_not_found),
 ]
 

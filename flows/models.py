@@ -107,6 +107,11 @@ class Provider(models.Model):
     prices = models.JSONField(
         _("prices"), default=dict, blank=True, help_text=_("Micros per million tokens: input, output, cached.")
     )
+    takes_pictures = models.BooleanField(
+        _("takes pictures"),
+        default=False,
+        help_text=_("Pictures that come with a message are sent to it; else only their names."),
+    )
     enabled = models.BooleanField(_("in use"), default=True)
     updated = models.DateTimeField(_("changed"), auto_now=True)
 

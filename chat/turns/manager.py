@@ -30,7 +30,7 @@ from chat.turns.control import Control
 from chat.turns.runner import Run
 from chat.turns.sweep import Sweep
 from chat.turns.telling import Telling
-from flows import providers
+from flows import build, providers
 from streams import database, frames, redis
 from streams import store as worker_store
 from streams.clock import stamp
@@ -108,6 +108,7 @@ class ChatManager:
         for step in (self.sessions.write_counters(), self.telling.mark_told(), leave):
             async with _within(SHUTDOWN_S):
                 await step
+        await build.aclose()
         await providers.aclose()
         await self.hub.aclose()
         await self.log.aclose()
@@ -183,8 +184,12 @@ class ChatManager:
         scope: dict[str, Any],
         send: Callable[[dict[str, Any]], Awaitable[None]],
         trace: str,
-    ) -> ChatClient:
-        """A ChatClient for an admitted socket, its session open, its chat watched. Raises WireError unavailable."""
+        make: Callable[..., Any] = ChatClient,
+    ) -> Any:
+        """A client, made by `make`, for who was admitted; its session open, its chat watched.
+
+        Raises WireError unavailable.
+        """
         ring = await self.hub.watch(admitted.chat)
         try:
             session = await self.sessions.open(
@@ -201,7 +206,7 @@ class ChatManager:
             raise
         session.move(StreamState.CONNECTED)
         write = scope.get("extensions", {}).get(frames.EXTENSION, {}).get("write")
-        client = ChatClient(self, admitted, session, send, trace, ring, write)
+        client = make(self, admitted, session, send, trace, ring, write)
         self._clients[session.id] = client
         self._by_chat[client.chat].add(client)
         self._by_user[client.identity.user_id].add(client)
@@ -274,10 +279,16 @@ class ChatManager:
     async def say(self, admitted: Admitted, command: protocol.Say) -> dict[str, Any]:
         """Accept a message. Returns the reply's fields. Raises WireError."""
         text = _checked_text(command.text)
-        if command.files:
-            raise WireError("not_supported", field="files")
+        if len(command.files) > settings.HEADRACE.files_per_say:
+            raise WireError("bad_frame", field="files")
         return await self._begin(
-            admitted, act="say", command=command.id, text=text, params=command.params, parent=command.parent
+            admitted,
+            act="say",
+            command=command.id,
+            text=text,
+            params=command.params,
+            parent=command.parent,
+            files=tuple(command.files),
         )
 
     async def regenerate(self, admitted: Admitted, command: protocol.Regenerate) -> dict[str, Any]:
@@ -338,6 +349,9 @@ class ChatManager:
     async def delete_chat(self, chat: str, user: int) -> None:
         await self.transact(chat, store.delete_chat, chat, user, self.worker, is_told=True)
         self.control.send("chat_deleted", chat=chat)
+
+    async def restore_chat(self, chat: str, user: int) -> None:
+        await self.transact(chat, store.restore_chat, chat, user)
 
     def flow_deleted(self, flow: str) -> None:
         """From any thread: its turns end now."""
@@ -474,7 +488,7 @@ class ChatManager:
             client.tick(now, wall)
 
     async def _poll_logins(self) -> None:
-        """Log-ins and users that ended: their sockets close."""
+        """Log-ins and users that ended, sessions that operators ended: their sockets close."""
         clients = list(self._clients.values())
         if not clients:
             return

@@ -25,6 +25,7 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True):
     skill: str = "flow"
     text: str = ""
     params: dict[str, Any] = {}
+    files: tuple[str, ...] = ()
     parent: str | None = None
     message: str | None = None
     locale: str = ""

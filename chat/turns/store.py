@@ -16,7 +16,7 @@ from django.db import IntegrityError, OperationalError, connection, transaction
 from accounts import rights, tokens
 from accounts.models import User
 from chat import protocol, shapes
-from chat.models import Chat, Command, Message, Question, Step, Turn
+from chat.models import Chat, Command, File, Message, Question, Step, Turn
 from chat.turns import questions, reads
 from chat.turns.canonical import hash_of
 from chat.turns.orders import Asked, Begin, Kept, Outcome, PendingStep, RunOrder
@@ -78,7 +78,7 @@ def begin_turn(begin: Begin) -> Outcome:
     Raises WireError chat_not_found, message_not_found, flow_not_found, forbidden, flow_offline, validation_error,
     turn_running, queue_full, busy, id_conflict.
     """
-    body_hash = hash_of([begin.act, begin.text, begin.params, begin.parent, begin.message])
+    body_hash = hash_of([begin.act, begin.text, begin.params, begin.files, begin.parent, begin.message])
     chat, is_new = _chat_for(begin)
     if not is_new and (repeated := _repeat_of(chat.id, begin.command, body_hash)) is not None:
         return Outcome(reply=repeated)
@@ -194,8 +194,23 @@ def _new_turn(
     )
     if message.turn is None:
         message.turn = turn.id
-        message.parts = shapes.user_message_parts(turn.number, begin.text)
+        message.parts = shapes.user_message_parts(turn.number, begin.text, _files(begin, chat))
     return turn
+
+
+def _files(begin: Begin, chat: Chat) -> list[dict[str, Any]]:
+    """The files that a message names; an edited one keeps those of its original. Raises WireError file_not_found."""
+    if begin.act == "edit":
+        return shapes.files_of(_message(chat, begin.message).parts)
+    wanted = list(dict.fromkeys(uuid.UUID(file) for file in begin.files))
+    if not wanted:
+        return []
+    mine = File.objects.select_for_update().filter(id__in=wanted, user_id=begin.user, ready=True).defer("text")
+    rows = {row.id: row for row in mine}
+    if len(rows) != len(wanted):
+        raise WireError("file_not_found", field="files")
+    File.objects.filter(id__in=wanted).update(named=True)
+    return [shapes.file_data(rows[file]) for file in wanted]
 
 
 def _check_rights(begin: Begin, chat: Chat) -> None:
@@ -423,7 +438,7 @@ def answer(
 
 def _answer_by_say(begin: Begin, chat: Chat, turn: Turn, at: datetime, body_hash: str) -> Outcome | None:
     """A plain say that the open question takes is its answer, and no message is stored."""
-    if begin.parent or begin.params:
+    if begin.parent or begin.params or begin.files:
         return None
     question = turn.questions.filter(action="").first()
     if question is None or question.expires <= at:
@@ -725,6 +740,27 @@ def patch_chat(
     _save(chat)
     _list(chat, _active_state(chat), outcome)
     return outcome
+
+
+def restore_chat(chat_id: str, user: int) -> Outcome:
+    """Undo a deletion. What it ended stays ended. Raises WireError not_found."""
+    chat = _lock(chat_id)
+    if chat is None or chat.user_id != user or chat.kind != Chat.Kind.CHAT:
+        raise WireError("not_found")
+    outcome = Outcome()
+    if chat.deleted:
+        chat.deleted = False
+        chat.rev += 1
+        _save(chat)
+        _list(chat, _active_state(chat), outcome)
+    return outcome
+
+
+def set_feedback(message_id: str, user: int, feedback: dict[str, Any] | None) -> None:
+    """What a reader thinks of an answer; null takes it back. Raises WireError not_found."""
+    answers = Message.objects.filter(id=message_id, chat__user_id=user, chat__deleted=False, role="assistant")
+    if not answers.update(feedback=feedback):
+        raise WireError("not_found")
 
 
 # ------------------------------------------------------------------------------------------------ sweep

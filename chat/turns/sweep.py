@@ -4,6 +4,7 @@ Looks at turns, not at burials (docs: durability). Each row by itself: one that 
 the others.
 """
 
+import asyncio
 import functools
 import os
 import socket as sockets
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from django.conf import settings
 
+from chat.files import store as files
 from chat.turns import owed, reads, store
 from streams import database
 from streams import store as worker_store
@@ -77,10 +79,11 @@ class Sweep:
         await database.write(worker_store.bury_idle, in_use)
 
     async def purge(self) -> None:
-        """Debug and call chats past their day, commands past their week."""
+        """Debug and call chats past their day, commands past their week, files that no message names."""
         for chat in await database.read(reads.past_chats):
             await database.write(store.purge, chat, until_done=True)
         await database.write(store.forget_commands, until_done=True)
+        await asyncio.to_thread(files.purge)
 
     async def _claim(self) -> None:
         """Take what nobody runs, until this worker is full."""
