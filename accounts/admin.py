@@ -1,6 +1,4 @@
-"""Users for operators; and the form of all admin pages that only show."""
-
-from typing import Any
+"""Users for operators."""
 
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
@@ -14,22 +12,6 @@ from accounts.models import User
 from accounts.passwords import AdminLoginForm
 
 admin.site.login_form = AdminLoginForm
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):
-    """Rows that are written by transactions of their own room alone."""
-
-    show_full_result_count = False
-    actions_selection_counter = False
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 @admin.register(User)

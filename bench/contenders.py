@@ -4,6 +4,8 @@ Servers run on the first core; model, load generator and stores on the others. E
 """
 
 import contextlib
+import http.client
+import math
 import os
 import resource
 import secrets
@@ -27,7 +29,8 @@ from bench import cpu
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 90.0
-HEADRACES = {"headrace", "accepting"}
+FILL_S = 600.0
+HEADRACES = {"headrace", "accepting", "filled"}
 STORES = ("valkey-server", "redis-server")
 
 # Bounds that protect one installation from one user; a measurement is one user, and one address.
@@ -49,6 +52,14 @@ class Contender(msgspec.Struct):
     ready: str = ""
     pid: int = 0
     store: int = 0
+
+
+class Look(msgspec.Struct):
+    """What a browser of an operator sends, and the addresses of the pages."""
+
+    cookie: str
+    token: str
+    pages: dict[str, str]
 
 
 class House:
@@ -76,7 +87,7 @@ class House:
         return [*mine, *(contender.store for contender in self._contenders.values() if contender.store)]
 
     def start(self, names: Iterable[str]) -> None:
-        """Of headrace, accepting (Headrace that runs no turns), bare, layer; side by side."""
+        """Of headrace, accepting (it runs no turns), filled (it has many rows), bare, layer; side by side."""
         wanted = list(names)
         if set(wanted) & HEADRACES:
             self._prepare()
@@ -97,6 +108,31 @@ class House:
         if name not in self._environments:
             return [""] * count
         return _run(["-m", "bench.prepare", "tokens", str(count)], self._environments[name]).split()
+
+    def fill(self, count: int) -> Look:
+        """So many chats, turns and sessions for the Headrace `filled`, and how to look at them."""
+        said = _run(["-m", "bench.pages", "fill", str(count)], self._environments["filled"], FILL_S)
+        return msgspec.json.decode(said, type=Look)
+
+    def queries(self) -> dict[str, int]:
+        """Of each page of the Headrace `filled`."""
+        return msgspec.json.decode(_run(["-m", "bench.pages", "queries"], self._environments["filled"]))
+
+    def look(self, look: Look, path: str, times: int) -> float:
+        """The 95th percentile of so many looks at a page, in milliseconds, after one that is not counted."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.get("filled").port, timeout=START_S)
+        api = {"Authorization": f"Bearer {look.token}"}
+        took = []
+        for _ in range(times + 1):
+            begun = time.perf_counter()
+            connection.request("GET", path, headers=api if path.startswith("/api/") else {"Cookie": look.cookie})
+            answer = connection.getresponse()
+            answer.read()
+            took.append((time.perf_counter() - begun) * 1000)
+            if answer.status != 200:
+                raise SystemExit(f"bench: {path} answered {answer.status}")
+        connection.close()
+        return sorted(took[1:])[max(0, math.ceil(0.95 * times) - 1)]
 
     def _headrace(self, name: str) -> Contender:
         port = free_port()
@@ -209,9 +245,9 @@ def _store_of(data: Path) -> int:
     return 0
 
 
-def _run(command: list[str], env: dict[str, str]) -> str:
+def _run(command: list[str], env: dict[str, str], within_s: float = START_S) -> str:
     done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=START_S
+        [sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=within_s
     )
     if done.returncode:
         raise SystemExit(f"bench: {' '.join(command)} failed:\n{done.stdout}{done.stderr}")

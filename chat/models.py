@@ -9,7 +9,15 @@ from django.utils.translation import gettext_lazy as _
 
 from chat.turns.states import ACTIVE, TurnState
 
-STATES = [(state.value, state.value) for state in TurnState]
+# What people read; the enum is pure and knows no language.
+STATES = [
+    (TurnState.QUEUED.value, _("queued")),
+    (TurnState.RUNNING.value, _("running")),
+    (TurnState.WAITING.value, _("waiting for an answer")),
+    (TurnState.DONE.value, _("done")),
+    (TurnState.STOPPED.value, _("stopped")),
+    (TurnState.ERROR.value, _("error")),
+]
 
 
 class Owing(models.Model):
@@ -30,19 +38,19 @@ class Chat(Owing):
         CALL = "call", _("call")
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    kind = models.CharField(max_length=8, choices=Kind.choices, default=Kind.CHAT)
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="chats")
-    flow = models.ForeignKey("flows.Flow", models.PROTECT, null=True, related_name="chats")
+    kind = models.CharField(_("kind"), max_length=8, choices=Kind.choices, default=Kind.CHAT)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="chats", verbose_name=_("user"))
+    flow = models.ForeignKey("flows.Flow", models.PROTECT, null=True, related_name="chats", verbose_name=_("flow"))
     graph = models.JSONField(null=True, blank=True)  # a debug chat's copy of the build
-    title = models.CharField(max_length=200, blank=True)
-    head = models.UUIDField(null=True, blank=True)  # the leaf that is shown; may name an answer to be
-    pinned = models.BooleanField(default=False)
+    title = models.CharField(_("title"), max_length=200, blank=True)
+    head = models.UUIDField(_("shown leaf"), null=True, blank=True)  # the leaf that is shown; may name an answer to be
+    pinned = models.BooleanField(_("pinned"), default=False)
     last_number = models.PositiveIntegerField(default=0)  # the number of the last turn
     vars = models.JSONField(default=dict, blank=True)
-    locale = models.CharField(max_length=16, blank=True)
-    deleted = models.BooleanField(default=False)
-    created = models.DateTimeField(auto_now_add=True)
-    last_turn_at = models.DateTimeField(auto_now_add=True, db_index=True)
+    locale = models.CharField(_("language"), max_length=16, blank=True)
+    deleted = models.BooleanField(_("deleted"), default=False)
+    created = models.DateTimeField(_("created"), auto_now_add=True)
+    last_turn_at = models.DateTimeField(_("last turn"), auto_now_add=True, db_index=True)
 
     class Meta:
         verbose_name = _("chat")
@@ -50,10 +58,12 @@ class Chat(Owing):
         indexes = [
             models.Index(fields=["user", "kind", "deleted", "-last_turn_at"]),
             models.Index(fields=["told"], condition=Q(told=False), name="chat_owed"),
+            models.Index(fields=["-last_turn_at", "-id"], name="chat_newest"),
+            models.Index(fields=["flow", "-last_turn_at", "-id"], name="chat_newest_of_flow"),
         ]
 
     def __str__(self) -> str:
-        return self.title or str(self.id)
+        return self.title or _("Untitled chat %(id)s") % {"id": str(self.id)[:8]}
 
 
 class Message(models.Model):
@@ -114,29 +124,31 @@ class Command(models.Model):
 
 class Turn(Owing):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    chat = models.ForeignKey(Chat, models.CASCADE, related_name="turns")
-    number = models.PositiveIntegerField()
+    chat = models.ForeignKey(Chat, models.CASCADE, related_name="turns", verbose_name=_("chat"))
+    number = models.PositiveIntegerField(_("number"))
     input = models.UUIDField()  # the user's message
     answer = models.UUIDField(default=uuid.uuid4)  # the message to be
-    version = models.ForeignKey("flows.FlowVersion", models.PROTECT, null=True, blank=True)
-    skill = models.CharField(max_length=120, default="flow")
+    version = models.ForeignKey("flows.FlowVersion", models.PROTECT, null=True, blank=True, verbose_name=_("version"))
+    skill = models.CharField(_("handler"), max_length=120, default="flow")
     params = models.JSONField(default=dict, blank=True)
     inputs = models.JSONField(default=dict, blank=True)  # the world as first read
-    state = models.CharField(max_length=8, choices=STATES, default=TurnState.QUEUED.value)
-    worker = models.UUIDField(null=True, blank=True)
-    attempt = models.PositiveIntegerField(default=0)
-    takeovers = models.PositiveIntegerField(default=0)
-    stop_at = models.DateTimeField(null=True, blank=True)
+    state = models.CharField(_("state"), max_length=8, choices=STATES, default=TurnState.QUEUED.value)
+    worker = models.UUIDField(_("worker"), null=True, blank=True)
+    attempt = models.PositiveIntegerField(_("attempt"), default=0)
+    takeovers = models.PositiveIntegerField(_("takeovers"), default=0)
+    stop_at = models.DateTimeField(_("told to stop"), null=True, blank=True)
     parts = models.JSONField(default=list, blank=True)
     usage = models.JSONField(null=True, blank=True)
     data = models.JSONField(null=True, blank=True)
     error = models.JSONField(null=True, blank=True)
     background = models.BooleanField(default=False)
-    created = models.DateTimeField()
+    created = models.DateTimeField(_("created"))
     nodes = models.JSONField(default=list, blank=True)  # the flow's steps as their `node` events told them
-    running_at = models.DateTimeField(null=True, blank=True)
+    running_at = models.DateTimeField(_("began to run"), null=True, blank=True)
     ran_ms = models.PositiveBigIntegerField(default=0)  # of earlier runs, for turn_timeout
-    ended_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(_("ended"), null=True, blank=True)
+    # From the beginning of the run that wrote the answer to the answer's first text.
+    first_token_ms = models.PositiveIntegerField(_("first token after"), null=True, blank=True)
 
     class Meta:
         verbose_name = _("turn")
@@ -154,7 +166,11 @@ class Turn(Owing):
             models.Index(fields=["told"], condition=Q(told=False), name="turn_owed"),
             models.Index(fields=["state", "running_at"]),
             models.Index(fields=["-created", "-id"]),
+            models.Index(fields=["state", "-created", "-id"], name="turn_newest_of_state"),
         ]
+
+    def __str__(self) -> str:
+        return _("Turn %(number)s of %(chat)s") % {"number": self.number, "chat": self.chat}
 
 
 class Step(models.Model):
@@ -174,28 +190,32 @@ class Step(models.Model):
 
 class Question(models.Model):
     class OnExpiry(models.TextChoices):
-        DEFAULT = "default"
-        BRANCH = "branch"
-        END = "end"
+        DEFAULT = "default", _("goes on with the default")
+        BRANCH = "branch", _("takes the branch of the unanswered")
+        END = "end", _("the turn ends")
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    turn = models.ForeignKey(Turn, models.CASCADE, related_name="questions")
+    turn = models.ForeignKey(Turn, models.CASCADE, related_name="questions", verbose_name=_("turn"))
     key = models.CharField(max_length=200)
     part = models.CharField(max_length=120)
-    text = models.TextField()
-    options = models.JSONField(default=list)
-    schema = models.JSONField(null=True)
-    secret = models.BooleanField(default=False)
-    expires = models.DateTimeField(db_index=True)
+    text = models.TextField(_("text"))
+    options = models.JSONField(_("options"), default=list)
+    schema = models.JSONField(_("form"), null=True)
+    secret = models.BooleanField(_("secret"), default=False)
+    expires = models.DateTimeField(_("expires"), db_index=True)
     default = models.JSONField(null=True)
-    on_expiry = models.CharField(max_length=8, choices=OnExpiry.choices, default=OnExpiry.END)
-    action = models.CharField(max_length=8, blank=True)  # empty while it is open
+    on_expiry = models.CharField(_("when it expires"), max_length=8, choices=OnExpiry.choices, default=OnExpiry.END)
+    action = models.CharField(_("answer"), max_length=8, blank=True)  # empty while it is open
     value = models.JSONField(null=True)
     label = models.TextField(blank=True)
-    answered_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True)
-    answered_at = models.DateTimeField(null=True)
+    answered_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, verbose_name=_("answered by"))
+    answered_at = models.DateTimeField(_("answered"), null=True)
 
     class Meta:
         verbose_name = _("question")
         verbose_name_plural = _("questions")
         constraints = [models.UniqueConstraint(fields=["turn", "key"], name="question_once")]
+        indexes = [models.Index(fields=["-expires", "-id"], condition=Q(action=""), name="question_open")]
+
+    def __str__(self) -> str:
+        return self.text[:80]

@@ -74,11 +74,10 @@ class CloseView(OperatorView):
     def post(self, request: Request, ref: str) -> Response:
         session = _session(ref)
         reason = CloseBody.of(request)["reason"]
-        if store.ask_close(str(session.id)):
+        if ask_manager(lambda manager: manager.close_session(str(session.id))):
             LogEntry.objects.log_actions(
                 request.auth.user_id, [session], CHANGE, _("Closed: {reason}").format(reason=reason), single_object=True
             )
-            ask_manager(lambda manager: manager.close_session(str(session.id)))
         return Response(session_json(_session(ref)), status=202)
 
 

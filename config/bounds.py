@@ -89,12 +89,23 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dead_after_s: float = 10
     sweep_s: float = 3
     counters_every_s: float = 5
+    session_samples: int = 120  # points of a session's plot
     drain_turns_s: float = 20
     drain_sockets_s: float = 3
     buried_kept_s: float = 86400  # rows of dead workers, for whoever looks what happened
     snapshot_tries: int = 8  # while events come faster than rows are read
     doctor_socket_s: float = 5  # that `manage.py doctor` waits for its socket
     embedded_start_s: float = 30  # a start reads the append-only file, at most EMBEDDED_MB of it
+    # the admin
+    admin_rows: int = 50  # of a page
+    admin_counted_rows: int = 10_000  # no list counts further
+    admin_totalled_rows: int = 100_000  # that totals sum, the newest
+    admin_operated_rows: int = 100  # stopped or closed at a time
+    admin_messages: int = 100  # of a transcript, the newest
+    admin_tree_messages: int = 5000  # of a chat whose branches are told
+    admin_log_events: int = 2000  # of a chat's log that are looked through for nodes
+    admin_figure_turns: int = 5000  # that a figure is made of, the newest
+    admin_poll_s: float = 3  # an open page asks again
     # database
     database_threads: int = 4
     database_waiting: int = 5000

@@ -71,7 +71,7 @@ CSRF_TRUSTED_ORIGINS = ALLOWED_ORIGINS
 INSTALLED_APPS = [
     "config",  # before daphne: its runserver is the one that runs
     "daphne",
-    "django.contrib.admin",
+    "config.site.OperatorsConfig",  # django.contrib.admin, with a site of our own
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

@@ -1,24 +1,33 @@
 """Flows, their versions and providers for operators. Drafts are saved by their revision, as editors do."""
 
 import json
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from asgiref.sync import async_to_sync
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
-from django.core.exceptions import ValidationError
+from django.contrib.humanize.templatetags.humanize import intcomma
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import Count, QuerySet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from accounts.admin import ReadOnlyAdmin
+from accounts import lists
 from flows import build, providers, store
 from flows.api import check_provider, faults_json
+from flows.changes import changes
 from flows.models import Flow, FlowVersion, Provider
 from streams.errors import WireError
+from streams.models import StreamSession
+from streams.states import LIVE
 
+NOTE_CHARS = 1000
+CHATS = Flow.chats.rel.related_model  # of the floor above
 MONOSPACE = {"class": "vLargeTextField draft", "rows": 32, "cols": 120, "wrap": "off", "spellcheck": "false"}
 
 
@@ -40,7 +49,23 @@ def fault_line(fault: dict[str, Any]) -> str:
 
 
 class Draft(forms.JSONField):
-    """JSON as people read it."""
+    """JSON as people read it, and where it breaks off."""
+
+    def to_python(self, value: Any) -> Any:
+        if isinstance(value, str) and value.strip():
+            try:
+                json.loads(value)
+            except json.JSONDecodeError as error:
+                text = _("This is not JSON: line %(line)s, column %(column)s: %(what)s.")
+                where = {"line": error.lineno, "column": error.colno, "what": error.msg}
+                raise ValidationError(text % where, code="invalid") from error
+            except RecursionError as error:
+                raise ValidationError(_("This JSON is nested too deeply."), code="invalid") from error
+        return super().to_python(value)
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        """What was typed, as it was typed."""
+        return initial if self.disabled else data
 
     def prepare_value(self, value: Any) -> Any:
         return value if isinstance(value, str) else pretty(value)
@@ -93,40 +118,91 @@ class FlowForm(forms.ModelForm):
 @admin.register(Flow)
 class FlowAdmin(admin.ModelAdmin):
     form = FlowForm
-    list_display = ("name", "slug", "owner", "status", "version", "visibility", "chat_count", "updated")
+    list_display = ("name", "status_shown", "version", "owner", "visibility", "chats", "live_sessions", "updated")
     list_filter = ("status", "visibility", "double_text", "updated")
     list_select_related = ("owner", "published")
-    search_fields = ("name", "slug", "description", "owner__username", "=id")
+    search_fields = ("name", "slug", "description", "owner__username")
     ordering = ("name", "slug")
     autocomplete_fields = ("owner",)
     filter_horizontal = ("groups",)
-    readonly_fields = ("status", "published", "revision", "faults", "created", "updated")
+    readonly_fields = ("status_shown", "version", "revision", "faults", "chats", "live_sessions", "created", "updated")
     fieldsets = (
-        (None, {"fields": ("name", "slug", "description", "icon", "owner")}),
+        (None, {"fields": (("status_shown", "version"), ("chats", "live_sessions"))}),
+        (gettext_lazy("The flow"), {"fields": ("name", "slug", "description", "icon", "owner")}),
         (gettext_lazy("Who, and how"), {"fields": ("visibility", "groups", "double_text")}),
-        (gettext_lazy("Draft"), {"fields": ("draft", "faults", "base_revision")}),
-        (gettext_lazy("State"), {"fields": ("status", "published", "revision", "created", "updated")}),
+        (gettext_lazy("Draft"), {"fields": ("draft", "faults", "base_revision", ("revision", "created", "updated"))}),
     )
     actions = ("build", "publish", "offline")
+    paginator = lists.BoundedPaginator
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    change_form_template = "admin/flows/flow/change_form.html"
+    keyset = ""
 
     class Media:
         css = {"all": ("flows/admin.css",)}
 
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[lists.BoundedList]:
+        return lists.BoundedList
+
     def get_queryset(self, request: HttpRequest) -> QuerySet:
-        rows = super().get_queryset(request).filter(deleted=False)
-        return rows.defer("published__graph").annotate(chat_count=Count("chats"))
+        return super().get_queryset(request).filter(deleted=False).defer("published__graph")
+
+    def complete(self, rows: Sequence[Flow]) -> None:
+        """How much each is used: two queries a page."""
+        ids = [row.pk for row in rows]
+        chats = CHATS.objects.filter(flow__in=ids).order_by()
+        counts = dict(chats.values_list("flow").annotate(Count("pk")))
+        live = StreamSession.objects.filter(state__in=LIVE).order_by()  # fewer than those of a flow
+        sockets = dict(live.values_list("flow").annotate(Count("pk")))
+        for row in rows:
+            row.chat_count, row.socket_count = counts.get(row.pk, 0), sockets.get(row.pk, 0)
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Flow | None:
+        row = super().get_object(request, object_id, from_field)
+        if row is not None:
+            self.complete([row])
+        return row
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        more = {"versions": [], "may_publish": self.has_change_permission(request)}
+        id_ = lists.as_uuid(object_id)
+        if id_ is not None and self.has_view_permission(request):
+            more["versions"] = store.versions(id_).defer("graph")[: settings.HEADRACE.admin_rows]
+        return super().change_view(request, object_id, form_url, {**more, **(extra_context or {})})
+
+    def get_urls(self) -> list[URLPattern]:
+        orders = {"build": self.build_one, "publish": self.publish_one, "offline": self.offline_one}
+        return [
+            *(
+                path(f"<uuid:flow>/{name}/", self.admin_site.admin_view(view), name=f"flows_flow_{name}")
+                for name, view in orders.items()
+            ),
+            *super().get_urls(),
+        ]
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         return {"draft": store.empty_draft(), "owner": request.user.pk}
 
+    @admin.display(description=gettext_lazy("status"), ordering="status")
+    def status_shown(self, row: Flow) -> str:
+        return lists.badge("online" if row.is_online else "offline", row.get_status_display())
+
     @admin.display(description=gettext_lazy("version"))
     def version(self, row: Flow) -> str:
-        return str(row.published.number) if row.published else ""
+        return lists.page_of(row.published, f"v{row.published.number}") if row.published else "–"
 
-    @admin.display(description=gettext_lazy("chats"), ordering="chat_count")
-    def chat_count(self, row: Any) -> int:
-        return row.chat_count
+    @admin.display(description=gettext_lazy("chats"))
+    def chats(self, row: Any) -> str:
+        count = intcomma(getattr(row, "chat_count", 0))
+        return lists.link(lists.rows_url(CHATS, flow=row.pk), count)
+
+    @admin.display(description=gettext_lazy("live sockets"))
+    def live_sessions(self, row: Any) -> str:
+        count = intcomma(getattr(row, "socket_count", 0))
+        return lists.link(lists.rows_url(StreamSession, flow=row.pk, state="live"), count)
 
     @admin.display(description=gettext_lazy("faults"))
     def faults(self, row: Flow) -> str:
@@ -162,56 +238,119 @@ class FlowAdmin(admin.ModelAdmin):
 
     @admin.action(description=gettext_lazy("Build"), permissions=("change",))
     def build(self, request: HttpRequest, flows: QuerySet) -> None:
-        built = 0
-        for flow in flows:
-            try:
-                found = async_to_sync(build.start_build)(flow.id, request.user.pk)
-                if found.status == "failure":
-                    raise WireError("build_failed", faults=found.faults)
-                built += 1
-            except WireError as error:
-                self.message_user(request, f"{flow}: {sentences(error)}", messages.ERROR)
+        built = self._each(request, flows, lambda flow: self._build(request, flow))
         self._tell(request, ngettext("%d flow was built.", "%d flows were built.", built), built)
 
     @admin.action(description=gettext_lazy("Publish"), permissions=("change",))
     def publish(self, request: HttpRequest, flows: QuerySet) -> None:
-        published = 0
-        for flow in flows:
-            try:
-                async_to_sync(build.publish)(flow.id, request.user.pk)
-                published += 1
-            except WireError as error:
-                self.message_user(request, f"{flow}: {sentences(error)}", messages.ERROR)
+        published = self._each(request, flows, lambda flow: self._publish(request, flow, ""))
         self._tell(request, ngettext("%d flow is online.", "%d flows are online.", published), published)
 
     @admin.action(description=gettext_lazy("Take offline"), permissions=("change",))
     def offline(self, request: HttpRequest, flows: QuerySet) -> None:
-        taken = [store.offline(flow.pk) for flow in flows]
-        count = len(taken)
-        self._tell(request, ngettext("%d flow is offline.", "%d flows are offline.", count), count)
+        taken = self._each(request, flows, lambda flow: self._offline(request, flow))
+        self._tell(request, ngettext("%d flow is offline.", "%d flows are offline.", taken), taken)
+
+    def build_one(self, request: HttpRequest, flow: Any) -> HttpResponse:
+        return self._one(request, flow, _("The draft was built: it has no faults."), self._build)
+
+    def publish_one(self, request: HttpRequest, flow: Any) -> HttpResponse:
+        note = request.POST.get("note", "").strip()[:NOTE_CHARS]
+        return self._one(request, flow, _("The flow is online."), lambda r, row: self._publish(r, row, note))
+
+    def offline_one(self, request: HttpRequest, flow: Any) -> HttpResponse:
+        return self._one(request, flow, _("The flow is offline. Its chats stay readable."), self._offline)
+
+    def _one(
+        self, request: HttpRequest, flow_id: Any, done: str, act: Callable[[HttpRequest, Flow], None]
+    ) -> HttpResponse:
+        """A button of a flow's page."""
+        if request.method != "POST" or not self.has_change_permission(request):
+            raise PermissionDenied
+        flow = self.get_queryset(request).filter(pk=flow_id).first()
+        if flow is None:
+            raise Http404
+        if self._each(request, [flow], lambda row: act(request, row)):
+            self.message_user(request, done, messages.SUCCESS)
+        return HttpResponseRedirect(reverse("admin:flows_flow_change", args=[flow.pk]))
+
+    def _each(self, request: HttpRequest, flows: Any, act: Callable[[Flow], None]) -> int:
+        """How many it was done to; of the others what is wrong is said."""
+        count = 0
+        for flow in flows:
+            try:
+                act(flow)
+                count += 1
+            except WireError as error:
+                self.message_user(request, f"{flow}: {sentences(error)}", messages.ERROR)
+        return count
+
+    def _build(self, request: HttpRequest, flow: Flow) -> None:
+        found = _on_the_loop(build.start_build(flow.id, request.user.pk))
+        if found.status == "failure":
+            raise WireError("build_failed", faults=found.faults)
+        self.log_change(request, flow, _("Built."))
+
+    def _publish(self, request: HttpRequest, flow: Flow, note: str) -> None:
+        version = _on_the_loop(build.publish(flow.id, request.user.pk, note))
+        self.log_change(request, flow, _("Published version %(number)s.") % {"number": version.number})
+
+    def _offline(self, request: HttpRequest, flow: Flow) -> None:
+        store.offline(flow.pk)
+        self.log_change(request, flow, _("Taken offline."))
 
     def _tell(self, request: HttpRequest, text: str, count: int) -> None:
         if count:
             self.message_user(request, text % count, messages.SUCCESS)
 
 
+def _on_the_loop(work: Awaitable[Any]) -> Any:
+    async def wait() -> Any:
+        return await work
+
+    return async_to_sync(wait)()
+
+
 @admin.register(FlowVersion)
-class FlowVersionAdmin(ReadOnlyAdmin):
-    list_display = ("flow", "number", "author", "note", "created")
+class FlowVersionAdmin(lists.ReadOnlyAdmin):
+    keyset = "created"
+    list_display = ("name", "flow_link", "author", "note", "created")
     list_filter = ("created",)
     list_select_related = ("flow", "author")
-    search_fields = ("flow__name", "flow__slug", "note", "=id")
-    ordering = ("-created",)
-    fields = ("flow", "number", "author", "note", "checksum", "created", "graph_json")
-    readonly_fields = ("graph_json",)
+    search_fields = ("flow__name", "flow__slug", "note")
+    sortable_by = ("created",)
+    ordering = ("-created", "-id")
+    fields = (("flow_link", "author", "created"), "note", "graph_json", ("checksum", "id"))
+    readonly_fields = ("flow_link", "graph_json")
+    change_form_template = "admin/flows/flowversion/change_form.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
         rows = super().get_queryset(request).defer("flow__draft")
         return rows if request.resolver_match and "object_id" in request.resolver_match.kwargs else rows.defer("graph")
 
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        """With what changed since the version before."""
+        more: dict[str, Any] = {}
+        id_ = lists.as_uuid(object_id)
+        row = FlowVersion.objects.filter(id=id_).first() if id_ else None
+        if row is not None and self.has_view_permission(request, row):
+            before = FlowVersion.objects.filter(flow=row.flow_id, number__lt=row.number).order_by("-number").first()
+            more = {"before": before, "changes": changes(before.graph, row.graph) if before else []}
+        return super().change_view(request, object_id, form_url, {**more, **(extra_context or {})})
+
+    @admin.display(description=gettext_lazy("version"), ordering="created")
+    def name(self, row: FlowVersion) -> str:
+        return f"v{row.number}"
+
+    @admin.display(description=gettext_lazy("flow"))
+    def flow_link(self, row: FlowVersion) -> str:
+        return lists.page_of(row.flow)
+
     @admin.display(description=gettext_lazy("graph"))
     def graph_json(self, row: FlowVersion) -> str:
-        return format_html("<pre>{}</pre>", pretty(row.graph))
+        return lists.pretty(row.graph)
 
 
 class ProviderForm(forms.ModelForm):

@@ -5,7 +5,7 @@ from django.utils.translation import gettext_lazy as _
 
 class FlowsConfig(AppConfig):
     name = "flows"
-    verbose_name = _("flows")
+    verbose_name = _("Flows")
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:

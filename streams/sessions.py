@@ -5,11 +5,15 @@ kept and goes with the next write.
 """
 
 import asyncio
+import time
 import uuid
 from typing import Any
 
+from django.conf import settings
+
 from streams import database, store
 from streams.errors import CATALOGUE
+from streams.samples import Point, Samples
 from streams.states import ENDS, Door, Kind, StreamState, can_move
 
 _ORDERLY = frozenset({"idle", "going_away", "chat_deleted"})  # ends by a catalogue code that are no errors
@@ -19,6 +23,7 @@ class Session:
     """One admitted socket. Counters: frames and their payload bytes (docs: wire, 7)."""
 
     __slots__ = (
+        "_began",
         "address",
         "bytes_recv",
         "bytes_sent",
@@ -32,6 +37,7 @@ class Session:
         "id",
         "is_dirty",
         "kind",
+        "samples",
         "state",
         "trace",
         "user",
@@ -61,6 +67,8 @@ class Session:
         self.close_code: int | None = None
         self.close_reason = ""
         self.is_dirty = False
+        self.samples = Samples(settings.HEADRACE.session_samples)
+        self._began = time.monotonic()
 
     def sent(self, nbytes: int, frames: int = 1) -> None:
         """`frames` of `nbytes` in all were written; call it when the write returned."""
@@ -88,6 +96,12 @@ class Session:
         if self.close_code is None and not self.close_reason:
             self.close_code = code
             self.close_reason = reason
+
+    def sample(self) -> bool:
+        """Take a point of the counters, where it is time for one; the last one always is taken."""
+        at_s = round(time.monotonic() - self._began, 1)
+        point = Point(at_s, self.bytes_sent, self.chunks_sent, self.bytes_recv, self.chunks_recv)
+        return self.samples.add(point, is_last=self.state in ENDS)
 
     def row(self) -> store.SessionRow:
         return store.SessionRow(
@@ -186,9 +200,16 @@ class Sessions:
         """One writer at a time; what ends meanwhile goes together with the next."""
         async with self._writing:
             ended = list(self._ended.values())
-            rows = [session.row() for session in {*changed, *ended}]
-            if not rows:
+            sessions = {*changed, *ended}
+            if not sessions:
                 return
-            await database.write(store.write_sessions, self.worker, rows)
+            taken = {session.id: list(session.samples.points) for session in sessions if session.sample()}
+            await database.write(_write_all, self.worker, [session.row() for session in sessions], taken)
             for session in ended:
                 self._ended.pop(session.id, None)
+
+
+def _write_all(worker: str, rows: list[store.SessionRow], taken: dict[str, list[Point]]) -> None:
+    store.write_sessions(worker, rows)
+    if taken:
+        store.write_samples(taken)

@@ -3,15 +3,7 @@
 from enum import StrEnum
 
 
-class Choices(StrEnum):
-    """An enum whose members are their own labels in the admin."""
-
-    @classmethod
-    def choices(cls) -> list[tuple[str, str]]:
-        return [(member.value, member.value) for member in cls]
-
-
-class Door(Choices):
+class Door(StrEnum):
     CHAT = "chat"
     DEBUG = "debug"
     CALL = "call"
@@ -19,14 +11,14 @@ class Door(Choices):
     SSE = "sse"
 
 
-class Kind(Choices):
+class Kind(StrEnum):
     TEXT = "text"
     AUDIO = "audio"
     VIDEO = "video"
     MIXED = "mixed"
 
 
-class StreamState(Choices):
+class StreamState(StrEnum):
     """`PAUSED`: the window is full, or the turn waits for an answer."""
 
     CONNECTING = "connecting"

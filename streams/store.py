@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import QuerySet
 
 from streams.database import now
-from streams.models import StreamSession, Worker
-from streams.states import ENDS, StreamState
+from streams.models import StreamSamples, StreamSession, Worker
+from streams.samples import Point
+from streams.states import ENDS, LIVE, StreamState
 
 LOST = "lost"
+_LIVE = sorted(state.value for state in LIVE)
 
 
 class SessionRow(NamedTuple):
@@ -46,17 +49,6 @@ def create_session(values: dict[str, Any]) -> None:
         "last_seen": moment,
     }
     StreamSession.objects.get_or_create(id=fields.pop("id"), defaults=fields)
-
-
-def ask_close(session: str) -> bool:
-    """An operator wants its end. False: it has ended, or was asked before."""
-    return bool(StreamSession.objects.filter(id=session, ended=None, close_asked=None).update(close_asked=now()))
-
-
-def asked_to_close(worker: str) -> list[str]:
-    """Live sessions of a worker that operators want closed: the slow poll behind the control message."""
-    asked = StreamSession.objects.filter(worker=worker, ended=None, close_asked__isnull=False)
-    return [str(session) for session in asked.values_list("id", flat=True)]
 
 
 def write_sessions(worker: str, rows: list[SessionRow]) -> None:
@@ -118,6 +110,28 @@ def _address(text: str | None) -> str | None:
         return None
 
 
+def write_samples(taken: dict[str, list[Point]]) -> None:
+    """The points of many sessions, each row replaced whole."""
+    StreamSamples.objects.bulk_create(
+        [StreamSamples(session=session, points=points) for session, points in taken.items()],
+        update_conflicts=True,
+        unique_fields=["session"],
+        update_fields=["points"],
+    )
+
+
+def ask_close(session: str) -> bool:
+    """Note that an operator wants a socket closed; its worker does it. False: it has ended already."""
+    live = StreamSession.objects.filter(id=session, ended=None)
+    return live.update(close_asked=now()) > 0
+
+
+def closes_asked(worker: str) -> list[str]:
+    """Live sessions of `worker` that are to be closed: the slow poll behind the control message."""
+    asked = StreamSession.objects.filter(worker=worker, close_asked__isnull=False, ended=None)
+    return [str(session) for session in asked.values_list("id", flat=True)]
+
+
 # ---------------------------------------------------------------------------------------------- workers
 
 
@@ -171,6 +185,7 @@ def leave(worker: str) -> None:
 def bury_idle(in_use: Collection[str]) -> list[str]:
     """Bury the dead workers that are not `in_use`, forget those buried `buried_kept_s` ago. Returns who was buried."""
     buried = [worker for worker in dead_workers() if worker not in in_use and bury(worker)]
+    _lose_strays()
     Worker.objects.filter(buried_at__lt=now() - timedelta(seconds=settings.HEADRACE.buried_kept_s)).exclude(
         id__in=in_use
     ).delete()
@@ -186,7 +201,18 @@ def bury(worker: str) -> bool:
         return False
     row.buried_at = moment
     row.save(update_fields=["buried_at"])
-    StreamSession.objects.filter(worker=worker).exclude(state__in=[state.value for state in ENDS]).update(
+    _lose(StreamSession.objects.filter(worker=worker), moment)
+    return True
+
+
+def _lose_strays() -> None:
+    """A row that was committed after its worker's burial, or whose worker never came to have a row."""
+    unburied = Worker.objects.filter(buried_at=None).values("id")
+    rows = StreamSession.objects.filter(state__in=_LIVE, last_seen__lt=alive_since()).exclude(worker__in=unburied)
+    _lose(rows, now())
+
+
+def _lose(rows: QuerySet[StreamSession], moment: datetime) -> None:
+    rows.exclude(state__in=[state.value for state in ENDS]).update(
         state=StreamState.ERROR.value, ended=moment, close_code=None, close_reason=LOST
     )
-    return True

@@ -30,10 +30,10 @@ os.environ.update(
         "HEADRACE_ALLOW_PRIVATE_PROVIDERS": "on",
         "HEADRACE_LOGINS_PER_ADDRESS_A_MINUTE": "100000",  # all tests come from one
         "LOG_LEVEL": "WARNING",
+        **stores.of_this_process(),
         # Users of many tests have the same ids; test_throttles.py sets its own.
         "HEADRACE_REST_REQUESTS_PER_MINUTE": "1000000",
         "HEADRACE_REST_ANONYMOUS_PER_MINUTE": "1000000",
-        **stores.of_this_process(),
     }
 )
 

@@ -7,6 +7,7 @@ told in `telling.py`, what nobody runs is taken up in `sweep.py`, workers call t
 import asyncio
 import functools
 import random
+import secrets
 import time
 import unicodedata
 import uuid
@@ -84,6 +85,7 @@ class ChatManager:
             ("stops", settings.HEADRACE.stop_poll_s, self._poll_stops),
             ("counters", settings.HEADRACE.counters_every_s, self.sessions.write_counters),
             ("logins", settings.HEADRACE.auth_check_s, self._poll_logins),
+            ("closes", settings.HEADRACE.auth_check_s, self._poll_closes),
             ("purge", PURGE_EVERY_S, self.sweep.purge),
             ("tick", TICK_S, self._tick),
         ]
@@ -326,6 +328,21 @@ class ChatManager:
         turn = None if command.turn is None else str(uuid.UUID(command.turn))
         return await self.transact(chat, store.stop, chat, user, command.id, turn, self.runner())
 
+    async def stop_as_operator(self, chat: str, turn: str | None = None) -> dict[str, Any]:
+        """Stop a turn (default: the running or waiting one) of anybody's chat. Raises WireError turn_not_running."""
+        owner = await database.read(reads.owner, chat)
+        if owner is None:
+            raise WireError("turn_not_running")
+        command = secrets.token_urlsafe(16)
+        return await self.transact(chat, store.stop, chat, owner[0], command, turn, self.runner())
+
+    async def close_session(self, session: str) -> bool:
+        """Close a socket of any worker: `session_closed`. False: it has ended already."""
+        is_live = await database.write(worker_store.ask_close, session)
+        if is_live:
+            self.control.send("close_session", session=session)
+        return is_live
+
     async def patch_chat(self, chat: str, user: int, **changes: Any) -> None:
         await self.transact(chat, lambda: store.patch_chat(chat, user, worker=self.worker, **changes))
 
@@ -335,10 +352,6 @@ class ChatManager:
 
     async def restore_chat(self, chat: str, user: int) -> None:
         await self.transact(chat, store.restore_chat, chat, user)
-
-    async def close_session(self, session: str) -> None:
-        """By an operator, whose wish its row holds."""
-        self.control.send("session_closed", session=session)
 
     def flow_deleted(self, flow: str) -> None:
         """From any thread: its turns end now."""
@@ -486,12 +499,16 @@ class ChatManager:
             if client.identity.login in ended or client.identity.user_id in ended:
                 client.close_soon(WireError("unauthorized"))
 
-        for session in await database.read(worker_store.asked_to_close, self.worker):
-            self._close_session(session)
+    async def _poll_closes(self) -> None:
+        """Sockets that an operator wants closed."""
+        if self._clients:
+            for session in await database.read(worker_store.closes_asked, self.worker):
+                self._close_here(session)
 
-    def _close_session(self, session: str) -> None:
-        if session in self._clients:
-            self._clients[session].close_soon(WireError("session_closed"))
+    def _close_here(self, session: str) -> None:
+        client = self._clients.get(session)
+        if client is not None:
+            client.close_soon(WireError("session_closed"))
 
     def _on_degraded(self, is_degraded: bool) -> None:
         frame = protocol.Degraded(since=_now()) if is_degraded else protocol.Restored()
@@ -510,8 +527,8 @@ class ChatManager:
             frame = protocol.encode_frame(protocol.Chats(chat=message["data"]))
             for client in self._by_user.get(message["user"], ()):
                 client.post(frame)
-        elif kind == "session_closed":
-            self._close_session(message["session"])
+        elif kind == "close_session":
+            self._close_here(message["session"])
         elif kind == "chat_deleted":
             for client in self.clients_of(message["chat"]):
                 client.close_soon(WireError("chat_deleted"))

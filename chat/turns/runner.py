@@ -121,6 +121,8 @@ class Run:
         )
         self._answer_bytes = 0
         self._output_bytes = 0  # of nodes, shown
+        self._began = time.monotonic()
+        self._first_token_ms: int | None = None
         self._usage = _usage_of(order.usage)
         # journal
         self._unused = set(order.kept) | set(order.answers)
@@ -317,6 +319,7 @@ class Run:
                 error=msgspec.to_builtins(error) if error else None,
                 nodes=self._nodes.rows(),
                 new_vars=self.vars,
+                first_token_ms=self._first_token_ms,
                 next_worker=self._next_worker(),  # as it is when the transaction begins
             )
 
@@ -412,6 +415,8 @@ class Run:
         text = text.replace("\x00", "")
         self._count(len(text.encode()))
         if text:
+            if self._first_token_ms is None:
+                self._first_token_ms = int((time.monotonic() - self._began) * 1000)
             opened.texts.append(text)
             self._outbox.delta(opened.part.id, text, tokens)
 

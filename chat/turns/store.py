@@ -554,6 +554,7 @@ def finish(
     error: dict | None = None,
     nodes: list[dict] | None = None,
     new_vars: dict | None = None,
+    first_token_ms: int | None = None,
     next_worker: str | None = None,
 ) -> tuple[protocol.TurnEnd, Outcome, int]:
     """The end of a run: its `turn_end`, what follows, and the row's rev. Raises Fenced.
@@ -568,6 +569,7 @@ def finish(
     if turn.state == TurnState.RUNNING:
         turn.data, turn.usage, turn.error = data, usage, error
         turn.nodes = turn.nodes if nodes is None else nodes
+        turn.first_token_ms = first_token_ms
         if new_vars is not None and state == TurnState.DONE:
             chat.vars = new_vars
         # The run tells its own end, so the row owes it to this worker until that append is confirmed.
@@ -949,7 +951,7 @@ def _save_turn(turn: Turn) -> None:
     update(
         turn,
         "rev", "owes", "told", "inputs", "state", "worker", "attempt", "takeovers", "parts", "nodes", "usage", "data",
-        "error", "running_at", "ran_ms", "ended_at",
+        "error", "running_at", "ran_ms", "ended_at", "first_token_ms",
     )  # fmt: skip
 
 

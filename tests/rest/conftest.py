@@ -91,6 +91,18 @@ def make_flow(db: None) -> Callable[..., Flow]:
 
 
 @pytest.fixture
+def chief(db: None) -> User:
+    return User.objects.create_superuser("chief", password="chief")
+
+
+@pytest.fixture
+def page(chief: User) -> Client:
+    """The admin, as one who may do everything."""
+    client = Client()
+    client.force_login(chief)
+    return client
+
+
 async def anna(live: Live, make_user: Any, token_of: Any) -> AsyncIterator[Remote]:
     user = await write(make_user, "anna")
     async with remote(live, await token_of(user)) as client:

@@ -24,18 +24,6 @@ READ_ONLY = ["flows/flowversion", "chat/chat", "chat/turn", "chat/question", "st
 ALL = [*READ_ONLY, "flows/flow", "flows/provider", "accounts/user"]
 
 
-@pytest.fixture
-def chief(db: None) -> User:
-    return User.objects.create_superuser("chief", password="chief")
-
-
-@pytest.fixture
-def page(chief: User) -> Client:
-    client = Client()
-    client.force_login(chief)
-    return client
-
-
 def fill(user: User, name: str) -> None:
     """One row of everything."""
     now = timezone.now()

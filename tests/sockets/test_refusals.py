@@ -17,6 +17,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.db import connection, transaction
 from django.test import Client
+from django.utils.translation import trans_real
 from websockets.exceptions import InvalidStatus
 
 from accounts import tokens
@@ -322,7 +323,7 @@ async def test_every_row_has_its_test() -> None:
 
 
 @pytest.fixture
-def german(settings: Any, tmp_path: Path) -> None:
+def german(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A language that is spoken here, though it has two sentences."""
     sentences = {
         CATALOGUE["flow_not_found"].text: "Diesen Ablauf gibt es nicht.",
@@ -331,6 +332,7 @@ def german(settings: Any, tmp_path: Path) -> None:
     folder = tmp_path / "de" / "LC_MESSAGES"
     folder.mkdir(parents=True)
     (folder / "django.mo").write_bytes(compiled({"": "Content-Type: text/plain; charset=UTF-8\n", **sentences}))
+    monkeypatch.setattr(trans_real, "_translations", {})  # what was read of the languages' own files
     settings.LOCALE_PATHS = [tmp_path]
     settings.LANGUAGES = [("en", "English"), ("de", "German")]
 

@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 from streams import database, store
 from streams.errors import WireError
-from streams.models import StreamSession, Worker
+from streams.models import StreamSamples, StreamSession, Worker
 from streams.sessions import Sessions
 from streams.states import StreamState
 
@@ -163,6 +163,39 @@ async def test_illegal_moves_and_ends_are_not_made(sessions: Sessions):
     assert not session.move(StreamState.DISCONNECTED)
 
 
+async def test_samples_are_kept_with_the_counters_and_at_the_end(sessions: Sessions):
+    session = await sessions.open(user=None)
+    session.sent(7)
+    await sessions.write_counters()
+    session.sent(5)
+    session.received(3)
+    await sessions.close(session, 1000)
+    points = (await database.read(StreamSamples.objects.get)).points
+    assert [point[1:] for point in points] == [[7, 1, 0, 0], [12, 2, 3, 1]]
+
+
+async def test_a_session_that_is_silent_adds_no_samples(sessions: Sessions, monkeypatch):
+    session = await sessions.open(user=None)
+    session.sent(7)
+    await sessions.write_counters()
+    written = []
+    monkeypatch.setattr(store, "write_samples", written.append)
+    await sessions.write_counters()
+    assert written == []
+
+
+def test_a_wish_to_close_reaches_the_worker_of_a_live_session_alone():
+    moment = database.now()
+    live = StreamSession.objects.create(worker=WORKER, started=moment, last_seen=moment, state="streaming")
+    over = StreamSession.objects.create(
+        worker=WORKER, started=moment, last_seen=moment, ended=moment, state="disconnected"
+    )
+    assert store.ask_close(str(live.id)) is True
+    assert store.ask_close(str(over.id)) is False and store.ask_close(str(uuid.uuid4())) is False
+    assert store.closes_asked(WORKER) == [str(live.id)]
+    assert store.closes_asked(str(uuid.uuid4())) == []
+
+
 # ------------------------------------------------------------------------------------- workers
 
 
@@ -191,6 +224,25 @@ def test_a_burial_ends_the_sessions_as_lost():
     assert (found[str(live.id)].state, found[str(live.id)].close_reason) == ("error", "lost")
     assert found[str(live.id)].ended is not None and found[str(live.id)].close_code is None
     assert found[str(other.id)].state == "streaming" and found[str(over.id)].close_reason == ""
+
+
+def test_a_row_that_came_after_its_workers_burial_is_lost_too():
+    beat()
+    age(WORKER, 11)
+    assert store.bury(WORKER) is True
+    old = database.now() - timedelta(seconds=11)
+    late, stray = (
+        StreamSession.objects.create(worker=worker, started=old, last_seen=old, state="connected")
+        for worker in (WORKER, uuid.uuid4())
+    )
+    fresh = StreamSession.objects.create(
+        worker=uuid.uuid4(), started=old, last_seen=database.now(), state="connected"
+    )  # its worker may be about to say that it lives
+    store.bury_idle(set())
+    found = rows()
+    for row in (late, stray):
+        assert (found[str(row.id)].state, found[str(row.id)].close_reason) == ("error", "lost")
+    assert found[str(fresh.id)].state == "connected"
 
 
 async def test_a_worker_that_was_taken_for_dead_gets_its_sessions_back(sessions: Sessions):

@@ -1,21 +1,25 @@
-"""Make an installation ready: tables, the first users, the demo flows. Again and again without harm."""
+"""Make an installation ready: tables, groups, the first users, the demo flows. Again and again without harm."""
 
 import secrets
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group, Permission
 from django.core.management import call_command, get_commands
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import IntegrityError, transaction
 
 from config import startup, translations
 
+VIEWER = "viewer"
+# What a viewer may look at in the admin, and change nothing of.
+VIEWED = ("streamsession", "worker", "chat", "turn", "question", "flow", "flowversion")
 FIRST = {"admin": {"is_staff": True, "is_superuser": True}, "demo": {}}
 
 
 class Command(BaseCommand):
-    help = "Applies migrations, makes the users admin and demo once, and makes the demo flows."
+    help = "Applies migrations, makes the group viewer, the users admin and demo once, and makes the demo flows."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -29,6 +33,7 @@ class Command(BaseCommand):
             raise CommandError(str(fault)) from None
         call_command("migrate", interactive=False, verbosity=0)
         translations.compile_stale()
+        make_viewers()
         wanted = [name for name in FIRST if not (options["no_demo"] and name == "demo")]
         made = {name: password for name in wanted if (password := self._make(name))}
         if made:  # at once: what comes may fail, and passwords are kept nowhere
@@ -64,3 +69,11 @@ class Command(BaseCommand):
             self.stdout.write(f"    {name:<6} {password}")
         self.stdout.write("  This is shown once. A new password: manage.py changepassword NAME")
         self.stdout.write("")
+
+
+def make_viewers() -> Group:
+    """The group of those who look and do not touch. A permission that an operator added to it stays."""
+    group, _ = Group.objects.get_or_create(name=VIEWER)
+    names = [f"view_{name}" for name in VIEWED]
+    group.permissions.add(*Permission.objects.filter(codename__in=names))
+    return group
