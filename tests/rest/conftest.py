@@ -103,6 +103,7 @@ def page(chief: User) -> Client:
     return client
 
 
+@pytest.fixture
 async def anna(live: Live, make_user: Any, token_of: Any) -> AsyncIterator[Remote]:
     user = await write(make_user, "anna")
     async with remote(live, await token_of(user)) as client:
