@@ -8,13 +8,13 @@ import msgspec
 from django.utils.translation import gettext_lazy as _
 
 from flows.conditions import ConditionError, When, faults, holds
-from flows.kinds import Kind, NodeContext, NodeError, Outcome, register
+from flows.kinds import Branch, Kind, NodeContext, NodeError, Outcome, register
 
 ELSE = "else"
 
 
 class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    branch: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
+    branch: Branch
     when: When
 
 
@@ -32,7 +32,7 @@ def check(fields: Fields) -> Iterator[tuple[str, str]]:
 
 
 def branches(fields: Fields) -> tuple[str, ...]:
-    return (*dict.fromkeys(case.branch for case in fields.cases), ELSE)
+    return tuple(dict.fromkeys(case.branch for case in fields.cases))
 
 
 async def run(fields: Fields, ctx: NodeContext) -> Outcome:
@@ -54,6 +54,7 @@ register(
         title=_("Condition"),
         outputs=("branch",),
         branches=branches,
+        always=(ELSE,),
         passes=False,
         check=check,
     )

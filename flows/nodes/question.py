@@ -8,7 +8,7 @@ import msgspec
 from django.utils.translation import gettext_lazy as _
 
 from flows import schemas
-from flows.kinds import Kind, NodeContext, Outcome, Template, register
+from flows.kinds import Branch, Kind, NodeContext, Outcome, Template, register
 from flows.templates import text_of
 
 EXPIRED = "expired"
@@ -16,7 +16,7 @@ DECLINED = "declined"
 
 
 class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
+    id: Branch
     label: Template
 
 
