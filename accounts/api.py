@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts import store, tokens
-from accounts.rest import Body, Flag, Text
+from accounts.rest.bodies import Body, Flag, Text
 from streams.errors import WireError
 
 

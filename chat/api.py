@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from asgiref.sync import async_to_sync
 from django.db.models import Q
+from django.http import HttpResponse
 from django.utils.translation import gettext as _
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -17,9 +18,10 @@ from rest_framework.views import APIView
 from accounts import locale as languages
 from accounts import rights
 from accounts.authentication import MaySeeSessions
-from accounts.rest import Body, Flag, Json, Text, found, page, path_id
+from accounts.rest.bodies import Body, Flag, Json, Text, found, path_id
+from accounts.rest.pages import page
 from accounts.tokens import Identity
-from chat import protocol, shapes
+from chat import export, protocol, shapes
 from chat.doors import admission
 from chat.models import Chat, Message, Question, Turn
 from chat.turns import manager as managers
@@ -31,6 +33,7 @@ from streams.errors import WireError
 from streams.models import StreamSession
 
 TITLE_CHARS = 200
+COMMENT_CHARS = 2000
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
 
@@ -57,6 +60,11 @@ class SayBody(Body):
 class AnswerBody(Body):
     value = Json(required=False, allow_null=True)
     action = serializers.ChoiceField(choices=["accept", "decline", "cancel"], default="accept")
+
+
+class Feedback(Body):
+    value = serializers.ChoiceField(choices=["up", "down"])
+    comment = Text(max_length=COMMENT_CHARS, allow_blank=True, default="")
 
 
 class Nothing(Body):
@@ -104,6 +112,28 @@ class ChatView(APIView):
         chat = own_chat(request.auth, ref)
         _ask(lambda manager: manager.delete_chat(str(chat.id), request.auth.user_id))
         return Response(status=204)
+
+
+class RestoreView(APIView):
+    """Undoes a deletion. Turns that it ended stay ended."""
+
+    def post(self, request: Request, ref: str) -> Response:
+        mine = Chat.objects.filter(user_id=request.auth.user_id, kind=Chat.Kind.CHAT)
+        chat = found(mine.filter(id=path_id(ref)).first())
+        Nothing.of(request)
+        _ask(lambda manager: manager.restore_chat(str(chat.id), request.auth.user_id))
+        return Response(chats_json([own_chat(request.auth, ref)])[0])
+
+
+class ExportView(APIView):
+    """The chat as a file: `?as=md` the branch that is shown, `?as=json` the whole tree."""
+
+    def get(self, request: Request, ref: str) -> HttpResponse:
+        chat = own_chat(request.auth, ref)
+        form = request.query_params.get("as", "md")
+        if form not in export.FORMS:
+            raise WireError("validation_error", fields={"as": _("This must be md or json.")})
+        return export.as_file(chat, form)
 
 
 class MessagesView(APIView):
@@ -163,6 +193,20 @@ def _ancestors(chat: Chat, branch: str) -> list[uuid.UUID]:
         path.append(at)
         at = parents.pop(at, None)
     return path
+
+
+class FeedbackView(APIView):
+    """What one thinks of an answer."""
+
+    def put(self, request: Request, ref: str) -> Response:
+        message = path_id(ref)
+        body = Feedback.of(request)
+        store.set_feedback(str(message), request.auth.user_id, body)
+        return Response(body)
+
+    def delete(self, request: Request, ref: str) -> Response:
+        store.set_feedback(str(path_id(ref)), request.auth.user_id, None)
+        return Response(status=204)
 
 
 # ------------------------------------------------------------------------------------------------------- turns

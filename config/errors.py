@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views import defaults
 from django.views.csrf import csrf_failure as csrf_failure_page
 
-from accounts.rest import error_body, error_headers, error_status, trace_of
+from accounts.rest.errors import error_body, error_headers, error_status, trace_of
 from streams.errors import WireError
 
 

@@ -172,10 +172,10 @@ REST_FRAMEWORK = {
         "accounts.authentication.PageSessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
-    "DEFAULT_PARSER_CLASSES": ["accounts.rest.JSONParser"],
-    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "accounts.rest.JSONOnly",
-    "EXCEPTION_HANDLER": "accounts.rest.handle_exception",
+    "DEFAULT_PARSER_CLASSES": ["accounts.rest.bodies.JSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["accounts.rest.bodies.JSONRenderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "accounts.rest.bodies.JSONOnly",
+    "EXCEPTION_HANDLER": "accounts.rest.errors.handle_exception",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
 LOGGING = log.dict_config(_env.log_format, _env.log_level)

@@ -17,9 +17,10 @@ from rest_framework.views import APIView
 
 from accounts import rights
 from accounts.authentication import IsStaff
-from accounts.rest import Body, Flag, Json, Text, found, page, path_id
+from accounts.rest.bodies import Body, Flag, Json, Text, found, path_id
+from accounts.rest.pages import page
 from accounts.tokens import Identity
-from flows import build, graph, providers, store
+from flows import build, diff, graph, providers, store
 from flows.kinds import KINDS
 from flows.models import Flow, FlowVersion, Provider
 from providers.address import check_url
@@ -28,6 +29,10 @@ from streams.clock import stamp
 from streams.errors import WireError
 
 STATUS = {"offline": Flow.Status.OFFLINE, "online": Flow.Status.ONLINE}
+NUMBER = re.compile(r"[0-9]{1,9}\Z", re.ASCII)
+EXPORT_FORM = 1
+# Faults of an import that are no gaps to be filled here: it holds what this server has no place for.
+STRANGE = frozenset({"bad_graph", "unknown_key", "unknown_kind", "unknown_field"})
 IF_MATCH = re.compile(r'"?([0-9]{1,9})"?\Z', re.ASCII)
 
 
@@ -56,6 +61,18 @@ class BuildBody(Body):
 
 class PublishBody(Body):
     note = Text(max_length=2000, allow_blank=True, default="")
+
+
+class FlowExport(Body):
+    headrace = serializers.ChoiceField(choices=[EXPORT_FORM])
+    name = Text(max_length=120, trim_whitespace=True)
+    description = Text(max_length=10_000, allow_blank=True, default="")
+    double_text = serializers.ChoiceField(choices=Flow.DoubleText.choices, default=Flow.DoubleText.QUEUE)
+    graph = Json()
+
+
+class Nothing(Body):
+    pass
 
 
 class ProviderPatch(Body):
@@ -141,8 +158,15 @@ class BuildView(FlowAPIView):
     def post(self, request: Request, ref: str) -> Response:
         flow = own_flow(request.auth, ref)
         version = BuildBody.of(request)["version"]
-        built = async_to_sync(build.start_build)(flow.id, request.auth.user_id, version)
+        built = async_to_sync(build.begin_build)(flow.id, request.auth.user_id, version)
         return Response({"build": built.build}, status=202, headers={"Location": request.path})
+
+
+class BuildEventsView(FlowAPIView):
+    """Server-sent events: `chat/doors/events.py` answers before this view is asked. Other methods end here."""
+
+    def get(self, request: Request, ref: str) -> Response:
+        raise WireError("not_supported")
 
 
 class PublishView(FlowAPIView):
@@ -168,11 +192,71 @@ class VersionsView(FlowAPIView):
 
 class VersionView(FlowAPIView):
     def get(self, request: Request, ref: str, number: str) -> Response:
+        version = own_version(request.auth, ref, number)
+        return Response(_of_flow(version, version.flow) | {"graph": version.graph})
+
+
+class RestoreView(FlowAPIView):
+    """Makes a version's graph the draft again. `If-Match`, where it is given, guards it as a save."""
+
+    def post(self, request: Request, ref: str, number: str) -> Response:
+        version = own_version(request.auth, ref, number)
+        Nothing.of(request)
+        revision = _revision(request) if "If-Match" in request.headers else None
+        store.restore(version.flow_id, version.number, revision)
+        return _flow_response(own_flow(request.auth, str(version.flow_id)), request.auth)
+
+
+class DiffView(FlowAPIView):
+    """What changed from a version to `?to=`, another version's number or `draft` (which it is by default)."""
+
+    def get(self, request: Request, ref: str, number: str) -> Response:
+        version = own_version(request.auth, ref, number)
+        to = request.query_params.get("to", "draft")
+        if to != "draft" and not NUMBER.match(to):
+            raise WireError("validation_error", fields={"to": _("This must be the number of a version, or draft.")})
+        other = store.draft_of(version.flow_id, None if to == "draft" else int(to))
+        return Response(diff.diff(version.graph, other))
+
+
+class FlowExportView(FlowAPIView):
+    """The draft, or `?version=n`, to be imported elsewhere. It names providers; their keys are never in it."""
+
+    def get(self, request: Request, ref: str) -> Response:
         flow = own_flow(request.auth, ref)
-        if not re.fullmatch(r"[0-9]{1,9}", number, re.ASCII):
-            raise WireError("not_found")
-        version = found(store.versions(flow.id).filter(number=int(number)).first())
-        return Response(_of_flow(version, flow) | {"graph": version.graph})
+        number = request.query_params.get("version")
+        if number is not None and not NUMBER.match(number):
+            raise WireError("validation_error", fields={"version": _("This must be the number of a version.")})
+        exported = {
+            "headrace": EXPORT_FORM,
+            "name": flow.name,
+            "description": flow.description,
+            "double_text": flow.double_text,
+            "graph": store.draft_of(flow.id, None if number is None else int(number)),
+        }
+        return Response(exported, headers={"Content-Disposition": f'attachment; filename="{flow.slug}.json"'})
+
+
+class ImportView(FlowAPIView):
+    """A new flow from an export. What this server does not know in it is refused; what it lacks is told as faults."""
+
+    def post(self, request: Request) -> Response:
+        body = FlowExport.of(request)
+        store.check_draft(body["graph"])
+        faults = build.faults_of(body["graph"])
+        strange = [fault for fault in faults if fault.code in STRANGE]
+        if strange:
+            raise WireError("graph_invalid", faults=strange)
+        flow = store.create_flow(
+            request.auth.user_id,
+            body["name"],
+            draft=body["graph"],
+            description=body["description"],
+            double_text=body["double_text"],
+        )
+        headers = {"Location": f"/api/flows/{flow.id}/", "ETag": f'"{flow.revision}"'}
+        shown = flow_json(flow, request.auth, has_draft=True)
+        return Response(shown | {"faults": faults_json(faults)}, status=201, headers=headers)
 
 
 def seen_flows(identity: Identity) -> QuerySet:
@@ -195,6 +279,13 @@ def own_flow(identity: Identity, ref: str) -> Flow:
     if not rights.can_edit(identity, flow):
         raise WireError("not_found")
     return flow
+
+
+def own_version(identity: Identity, ref: str, number: str) -> FlowVersion:
+    flow = own_flow(identity, ref)
+    if not NUMBER.match(number):
+        raise WireError("not_found")
+    return found(store.versions(flow.id).select_related("flow").filter(number=int(number)).first())
 
 
 def flow_json(flow: Flow, identity: Identity, has_draft: bool = False) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ START = (LUA / "start_build.lua").read_text()
 STEP = (LUA / "step_build.lua").read_text()
 VERSION_BYTES = 16 * 1024 * 1024
 POLL_S = 0.05
+BEGIN_WAIT_S = 0.5
 PUBLISH_TRIES = 3
 
 
@@ -73,6 +74,62 @@ async def build_of(flow_id: Any, version: int | None = None) -> Build | None:
 
     held, _kept, now = await _reach(look)
     return _build({name.decode(): value for name, value in held.items()}, now[0]) if held else None
+
+
+async def begin_build(flow_id: Any, by: int | None, version: int | None = None) -> Build:
+    """As `start_build`, but return after `BEGIN_WAIT_S` also what has not ended; the build goes on by itself."""
+    task = asyncio.create_task(start_build(flow_id, by, version))
+    _building.add(task)
+    task.add_done_callback(_built)
+    await asyncio.wait([task], timeout=BEGIN_WAIT_S)
+    if task.done():
+        return task.result()
+    going_on = await build_of(flow_id, version)
+    return await task if going_on is None else going_on
+
+
+async def aclose() -> None:
+    """End the builds of this process: at the end of a worker. Their leases end them for others."""
+    for task in _building:
+        task.cancel()
+    await asyncio.gather(*_building, return_exceptions=True)
+
+
+def _built(task: asyncio.Task) -> None:
+    _building.discard(task)
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, WireError):
+        logger.error("build_failed", exc_info=error)
+
+
+_building: set[asyncio.Task] = set()
+
+
+async def follow(flow_id: Any, built: Build, version: int | None = None) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """What a build does, as events (type, fields), to its end: `log`, `message`, `error`, `end_of_stream`."""
+    shown = -1
+    async with asyncio.timeout(settings.HEADRACE.build_lease_s + 5):
+        while True:
+            if built.progress != shown:
+                shown = built.progress
+                yield "log", {"text": f"{built.status} {built.progress} %"}
+            if built.has_ended:
+                break
+            await asyncio.sleep(POLL_S)
+            found = await build_of(flow_id, version)
+            if found is None or found.build != built.build:  # another one began, or Redis was emptied
+                yield "end_of_stream", {"status": "failure"}
+                return
+            built = found
+    raw = built.graph or await database.read(store.draft_of, flow_id, version)
+    ids = [node["id"] for node in raw.get("nodes", ()) if isinstance(node, dict) and isinstance(node.get("id"), str)]
+    faulty = {fault.get("node") for fault in built.faults}
+    for count, name in enumerate(ids, 1):
+        state = "error" if name in faulty else "success"
+        yield "message", {"node": name, "state": state, "progress": 100 * count // len(ids)}
+    if built.status == "failure":
+        yield "error", {"faults": built.faults}
+    yield "end_of_stream", {"status": built.status}
 
 
 async def start_build(flow_id: Any, by: int | None, version: int | None = None) -> Build:

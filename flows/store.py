@@ -19,6 +19,7 @@ from streams.errors import WireError
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{1,63}\Z")
 SLUG_TRIES = 5
+TAKEN_SLUGS = frozenset({"import"})  # words of REST's paths
 META = frozenset({"name", "slug", "description", "icon", "double_text", "visibility"})
 
 
@@ -175,10 +176,15 @@ def offline(flow_id: Any) -> Flow:
         return flow
 
 
-def restore(flow_id: Any, number: int) -> Flow:
-    """Make a version's graph the draft again, as a save of it. Raises version_not_found."""
+def restore(flow_id: Any, number: int, revision: int | None = None) -> Flow:
+    """Make a version's graph the draft again, as a save of it, over the one of `revision` where that is given.
+
+    Raises version_not_found, conflict.
+    """
     with transaction.atomic():
         flow = _locked(flow_id)
+        if revision is not None and flow.revision != revision:
+            raise WireError("conflict", revision=flow.revision)
         version = flow.versions.filter(number=number).first()
         if version is None:
             raise WireError("version_not_found")
@@ -240,7 +246,7 @@ def free_slug(name: str) -> str:
     stem = slugify(name).replace("_", "-").strip("-")[:60].rstrip("-")
     if not SLUG.match(stem) or _uuid(stem) is not None:
         stem = f"flow-{stem}"[:60].rstrip("-")
-    taken = set(Flow.objects.filter(deleted=False, slug__startswith=stem).values_list("slug", flat=True))
+    taken = TAKEN_SLUGS | set(Flow.objects.filter(deleted=False, slug__startswith=stem).values_list("slug", flat=True))
     if stem not in taken:
         return stem
     return next(slug for number in range(2, len(taken) + 3) if (slug := f"{stem}-{number}") not in taken)
@@ -248,6 +254,8 @@ def free_slug(name: str) -> str:
 
 def check_slug(slug: str) -> None:
     """An address must never be taken for the id of another flow."""
+    if slug in TAKEN_SLUGS:
+        raise _slug_taken()
     if not SLUG.match(slug) or _uuid(slug) is not None:
         text = "A slug has 2 to 64 small letters, digits and dashes, and is no UUID."
         raise WireError("validation_error", fields={"slug": text})

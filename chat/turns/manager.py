@@ -30,7 +30,7 @@ from chat.doors.client import ChatClient
 from chat.turns import orders, owed, questions, reads, store
 from chat.turns.outbox import append_owed
 from chat.turns.runner import Run
-from flows import providers
+from flows import build, providers
 from streams import database, redis
 from streams import store as worker_store
 from streams.clock import stamp
@@ -109,6 +109,7 @@ class ChatManager:
         for step in (self.sessions.write_counters(), self._mark_told(), leave):
             async with _within(SHUTDOWN_S):
                 await step
+        await build.aclose()
         await providers.aclose()
         await self.hub.aclose()
         await self.log.aclose()
@@ -324,6 +325,9 @@ class ChatManager:
     async def delete_chat(self, chat: str, user: int) -> None:
         await self._transact(chat, store.delete_chat, chat, user, self.worker, is_told=True)
         self._control("chat_deleted", chat=chat)
+
+    async def restore_chat(self, chat: str, user: int) -> None:
+        await self._transact(chat, store.restore_chat, chat, user)
 
     async def flow_deleted(self, flow: str) -> None:
         """End the turns of a deleted flow: every sweep looks for some."""

@@ -671,6 +671,27 @@ def patch_chat(
     return outcome
 
 
+def restore_chat(chat_id: str, user: int) -> Outcome:
+    """Undo a deletion. What it ended stays ended. Raises WireError not_found."""
+    chat = _lock(chat_id)
+    if chat is None or chat.user_id != user or chat.kind != Chat.Kind.CHAT:
+        raise WireError("not_found")
+    outcome = Outcome()
+    if chat.deleted:
+        chat.deleted = False
+        chat.rev += 1
+        _save(chat)
+        _list(chat, _active_state(chat), outcome)
+    return outcome
+
+
+def set_feedback(message_id: str, user: int, feedback: dict[str, Any] | None) -> None:
+    """What a reader thinks of an answer; null takes it back. Raises WireError not_found."""
+    answers = Message.objects.filter(id=message_id, chat__user_id=user, chat__deleted=False, role="assistant")
+    if not answers.update(feedback=feedback):
+        raise WireError("not_found")
+
+
 # ------------------------------------------------------------------------------------------------ sweep
 
 

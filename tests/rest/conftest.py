@@ -1,6 +1,6 @@
 """A client of REST: JSON in and out, as one user or as nobody."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -11,6 +11,9 @@ from accounts.models import User
 from accounts.tokens import mint
 from flows import store
 from flows.models import Flow
+from streams.database import write
+from tests.conftest import Live
+from tests.rest.remote import Remote, remote
 
 
 class Api:
@@ -85,3 +88,17 @@ def make_flow(db: None) -> Callable[..., Flow]:
         return flow
 
     return make
+
+
+@pytest.fixture
+async def anna(live: Live, make_user: Any, token_of: Any) -> AsyncIterator[Remote]:
+    user = await write(make_user, "anna")
+    async with remote(live, await token_of(user)) as client:
+        yield client
+
+
+@pytest.fixture
+async def bert(live: Live, make_user: Any, token_of: Any) -> AsyncIterator[Remote]:
+    user = await write(make_user, "bert")
+    async with remote(live, await token_of(user)) as client:
+        yield client

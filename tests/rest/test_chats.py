@@ -1,13 +1,11 @@
 """Chats, turns, questions and sessions by REST. Turns run on a server in this process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-import aiohttp
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -18,31 +16,11 @@ from chat.models import Chat, Command, Message, Turn
 from flows.models import Flow
 from streams.database import write
 from streams.models import StreamSession
-from tests.conftest import Live
 from tests.rest.conftest import Api, bare, code_of
-from tests.waiting import until
+from tests.rest.remote import ASK, HELLO, Remote, chat_with, in_state, online
 
 Make = Callable[..., Api]
 MakeFlow = Callable[..., Flow]
-HELLO = {
-    "schema": 1,
-    "nodes": [
-        {"id": "start", "kind": "start"},
-        {"id": "hello", "kind": "message", "fields": {"text": "Hello {{ input.text }}"}},
-        {"id": "end", "kind": "end"},
-    ],
-    "edges": [{"from": "start", "to": "hello"}, {"from": "hello", "to": "end"}],
-}
-ASK = {
-    "schema": 1,
-    "nodes": [
-        {"id": "start", "kind": "start"},
-        {"id": "ask", "kind": "question", "fields": {"text": "Your name?"}},
-        {"id": "hello", "kind": "message", "fields": {"text": "Hello {{ ask.value }}"}},
-        {"id": "end", "kind": "end"},
-    ],
-    "edges": [{"from": "start", "to": "ask"}, {"from": "ask", "to": "hello"}, {"from": "hello", "to": "end"}],
-}
 
 # ------------------------------------------------------------------------------------------------------- chats
 
@@ -180,60 +158,6 @@ def test_a_branch_may_end_in_an_answer_that_is_being_written(api: Make, make_flo
 
 
 # ------------------------------------------------------------------------------------------------------- turns
-
-
-class Remote:
-    """REST of a live server, as one user."""
-
-    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
-        self.http, self.url = http, url
-
-    async def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, Any]:
-        sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self.http.request(method, f"{self.url}/api/{path}", json=body or {}, headers=sent) as response:
-            text = await response.read()
-            return response.status, await response.json() if text else None, response.headers
-
-
-@asynccontextmanager
-async def remote(live: Live, token: str) -> AsyncIterator[Remote]:
-    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as http:
-        yield Remote(http, live.url)
-
-
-@pytest.fixture
-async def anna(live: Live, make_user: Any, token_of: Any) -> AsyncIterator[Remote]:
-    user = await write(make_user, "anna")
-    async with remote(live, await token_of(user)) as client:
-        yield client
-
-
-@pytest.fixture
-async def bert(live: Live, make_user: Any, token_of: Any) -> AsyncIterator[Remote]:
-    user = await write(make_user, "bert")
-    async with remote(live, await token_of(user)) as client:
-        yield client
-
-
-async def online(anna: Remote, draft: dict[str, Any], **fields: Any) -> str:
-    _, flow, _ = await anna("POST", "flows/", {"name": "Flow", "draft": draft, **fields})
-    status, published, _ = await anna("POST", f"flows/{flow['id']}/publish/")
-    assert status == 200, published
-    return flow["id"]
-
-
-async def chat_with(anna: Remote, draft: dict[str, Any], **fields: Any) -> str:
-    status, chat, _ = await anna("POST", "chats/", {"flow": await online(anna, draft, **fields)})
-    assert status == 201, chat
-    return chat["id"]
-
-
-async def in_state(anna: Remote, turn: str, state: str) -> dict[str, Any]:
-    async def reached() -> Any:
-        _, shown, _ = await anna("GET", f"turns/{turn}/")
-        return shown if shown["state"] == state else None
-
-    return await until(reached, 10, f"the turn is {state}")
 
 
 async def test_a_turn_without_a_socket(anna: Remote) -> None:
