@@ -20,5 +20,8 @@ def choose(*wishes: str, accept: str = "") -> str:
 
 
 def sentence(error: WireError, locale: str) -> str:
+    """The catalogue's sentence, or its own, and the cause where one is known (that one is not translated)."""
     with translation.override(locale or settings.LANGUAGE_CODE):
-        return gettext(error.text or error.entry.text)
+        text = gettext(error.text or error.entry.text)
+    cause = str(error.extra.get("cause", "")).strip()
+    return f"{text} ({cause.rstrip('.')})" if cause else text

@@ -1,10 +1,12 @@
-"""A page's session lives no longer than its log-in: one rule for sessions, tokens and sockets."""
+"""Whose session it is: it lives no longer than its log-in, and is spoken to in its user's language."""
 
 from collections.abc import Callable
 
 from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponse
+from django.utils import translation
 
+from accounts import locale as languages
 from accounts import signals, tokens
 
 
@@ -22,6 +24,19 @@ def session_logins(get_response: Callable[[HttpRequest], HttpResponse]) -> Calla
                     logout(request)
                 else:
                     signals.begin_session_login(request, request.user)
+        return get_response(request)
+
+    return middleware
+
+
+def own_language(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """The language that the user has set wins over his browser's. Stands after Django's LocaleMiddleware."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        wish = request.user.locale if request.user.is_authenticated else ""
+        if wish:
+            request.LANGUAGE_CODE = languages.choose(wish)
+            translation.activate(request.LANGUAGE_CODE)
         return get_response(request)
 
     return middleware

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from asgiref.sync import async_to_sync
+from django.conf import settings
 from django.db.models import Q
 from django.http import HttpResponse
 from django.utils.translation import gettext as _
@@ -21,11 +22,12 @@ from accounts.authentication import MaySeeSessions
 from accounts.rest.bodies import Body, Flag, Json, Text, found, path_id
 from accounts.rest.pages import page
 from accounts.tokens import Identity
-from chat import export, protocol, shapes
+from chat import export, protocol, shapes, snapshot
 from chat.doors import admission
 from chat.models import Chat, Message, Question, Turn
 from chat.turns import manager as managers
 from chat.turns import store
+from chat.turns.nodes import Nodes
 from chat.turns.states import ACTIVE, TurnState
 from flows import store as flows
 from streams.clock import stamp
@@ -232,7 +234,8 @@ class TurnsView(APIView):
 
 class TurnView(APIView):
     def get(self, request: Request, ref: str) -> Response:
-        return Response(turn_json(own_turn(request.auth, ref)))
+        turn = own_turn(request.auth, ref)
+        return Response(turn_json(turn, _nodes_of(turn)))
 
 
 class StopView(APIView):
@@ -259,7 +262,7 @@ def own_turn(identity: Identity, ref: str) -> Turn:
     return found(rows.filter(id=path_id(ref)).first())
 
 
-def turn_json(turn: Turn) -> dict[str, Any]:
+def turn_json(turn: Turn, nodes: list[dict[str, Any]]) -> dict[str, Any]:
     """`parts`: of the stored answer, or before the end those that the database has (the stream has the rest)."""
     answer = Message.objects.filter(id=turn.answer).first()
     question = turn.questions.filter(action="").first() if turn.state == TurnState.WAITING else None
@@ -273,6 +276,7 @@ def turn_json(turn: Turn) -> dict[str, Any]:
         "version": turn.version.number if turn.version else None,
         "skill": turn.skill,
         "parts": msgspec.to_builtins(shapes.parts_of(answer.parts if answer else turn.parts)),
+        "nodes": nodes,
         "question": question and msgspec.to_builtins(shapes.question_of(question)),
         "data": turn.data,
         "usage": turn.usage,
@@ -280,6 +284,17 @@ def turn_json(turn: Turn) -> dict[str, Any]:
         "created": stamp(turn.created),
         "ended": turn.ended_at and stamp(turn.ended_at),
     }
+
+
+def _nodes_of(turn: Turn) -> list[dict[str, Any]]:
+    """Its steps: the row's, and while it runs those that only the log has yet."""
+    bounds = settings.HEADRACE
+    nodes = Nodes(turn.nodes, bounds.turn_nodes, bounds.turn_nodes_bytes)
+    if turn.state == TurnState.RUNNING:
+        entries = _ask(lambda manager: manager.log.read(str(turn.chat_id), 0)).entries
+        for event in snapshot.nodes_in_log(entries, str(turn.id)):
+            nodes.add(event)
+    return nodes.rows()
 
 
 def _check_flow(chat: Chat, identity: Identity) -> None:

@@ -113,6 +113,7 @@ class Turn(Owing):
     error = models.JSONField(null=True, blank=True)
     background = models.BooleanField(default=False)
     created = models.DateTimeField()
+    nodes = models.JSONField(default=list, blank=True)  # the flow's steps as their `node` events told them
     running_at = models.DateTimeField(null=True, blank=True)
     ran_ms = models.PositiveBigIntegerField(default=0)  # of earlier runs, for turn_timeout
     ended_at = models.DateTimeField(null=True, blank=True)

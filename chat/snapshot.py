@@ -36,6 +36,7 @@ class _Event(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Event)
+_node_decoder = msgspec.json.Decoder(protocol.Node)
 Entries = list[tuple[int, bytes]]
 
 
@@ -73,6 +74,12 @@ def parts_in_log(entries: Iterable[tuple[int, bytes]], turn: str, number: int) -
     """A turn's parts by the log, from its last `turn_start` on; null where the log has none."""
     parts, has_start, _ = _parts_by_log(_decoded(entries), turn, number, [])
     return parts if has_start else None
+
+
+def nodes_in_log(entries: Iterable[tuple[int, bytes]], turn: str) -> list[protocol.Node]:
+    """A turn's `node` events, as many as the log has."""
+    ours = (frame for _, frame in entries if b'"type":"node"' in frame[:64] and turn.encode() in frame)
+    return [node for node in map(_node_decoder.decode, ours) if node.turn == turn]
 
 
 class _Rows(msgspec.Struct):

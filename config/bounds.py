@@ -43,6 +43,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     file_bytes: int = 10 * 1024 * 1024
     question_s: float = 7 * 86400
     answer_bytes: int = 1024 * 1024
+    turn_nodes: int = 200
+    turn_nodes_bytes: int = 64 * 1024
     max_takeovers: int = 3
     stop_poll_s: float = 2
     debug_chat_kept_s: float = 86400

@@ -271,7 +271,7 @@ WIZARD: dict[str, Any] = {
             "kind": "question",
             "title": "Ask for details",
             "fields": {
-                "text": "A few details, {{ name.value }}:",
+                "text": "A few details{% if name.value %}, {{ name.value }}{% endif %}:",
                 "schema": {
                     "type": "object",
                     "properties": {
@@ -317,7 +317,7 @@ WIZARD: dict[str, Any] = {
             "id": "keep",
             "kind": "set",
             "title": "Remember the guest",
-            "fields": {"name": "guest", "value": "{{ name.value }}"},
+            "fields": {"name": "guest", "value": "{{ name.value | default: 'dear guest' }}"},
             "at": [1600, 280],
         },
         {
@@ -327,10 +327,12 @@ WIZARD: dict[str, Any] = {
             "fields": {
                 "text": (
                     "Welcome, **{{ vars.guest }}**!\n\n"
-                    "- your drink: {{ drink.label }}\n"
+                    "- your drink: {{ drink.label | default: 'nothing' }}\n"
+                    "{% if details.value %}"
                     "- cups: {{ details.value.cups }}\n"
                     "- your place: {{ details.value.place }}\n"
                     "{% if details.value.sweet %}- and a piece of cake\n{% endif %}"
+                    "{% endif %}"
                 )
             },
             "at": [1860, 200],
@@ -352,10 +354,12 @@ WIZARD: dict[str, Any] = {
     "edges": [
         {"from": "start", "to": "drink"},
         {"from": "drink", "to": "spare", "branch": "nothing"},
+        {"from": "drink", "to": "spare", "branch": "declined"},
         {"from": "drink", "to": "serve"},
         {"from": "serve", "to": "name"},
         {"from": "spare", "to": "name"},
         {"from": "name", "to": "details"},
+        {"from": "details", "to": "keep", "branch": "declined"},
         {"from": "details", "to": "many"},
         {"from": "many", "to": "pot", "branch": "many"},
         {"from": "many", "to": "keep", "branch": "else"},

@@ -98,9 +98,9 @@ def _price(value: Any) -> float:
 
 
 def wire_error(error: ProviderError) -> WireError:
-    """The catalogue's error for a provider's."""
+    """The catalogue's error for a provider's; `cause` is what the provider's server said or did, in a line."""
     extra = {} if error.retry_after is None else {"retry_after": error.retry_after}
-    return WireError(CODES[error.kind], **extra)
+    return WireError(CODES[error.kind], cause=error.text, **extra)
 
 
 def world() -> World:

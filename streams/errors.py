@@ -109,7 +109,7 @@ class WireError(Exception):
     """A refusal by its name in the catalogue, the same at every door.
 
     `text` replaces the catalogue's sentence where more can be said; `extra` holds what the error frame or body
-    carries besides: `field`, `fields`, `faults`, `retry_after` (seconds).
+    carries besides: `field`, `fields`, `faults`, `retry_after` (seconds); `cause` follows its sentence.
     """
 
     def __init__(self, code: str, text: str | None = None, **extra: Any) -> None:

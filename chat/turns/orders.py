@@ -58,6 +58,7 @@ class RunOrder(msgspec.Struct, frozen=True, kw_only=True):
     parts: list[dict[str, Any]]
     kept: dict[str, Kept]
     answers: dict[str, dict[str, Any]]
+    nodes: list[dict[str, Any]] = []
     ran_ms: int
     usage: dict[str, Any] | None
     answered: protocol.Answered | None = None

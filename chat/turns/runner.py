@@ -21,6 +21,7 @@ from accounts import locale as languages
 from chat import protocol, shapes
 from chat.snapshot import parts_in_log
 from chat.turns import orders, owed, reads, store
+from chat.turns.nodes import Nodes
 from chat.turns.outbox import Lost, Outbox, part_events
 from chat.turns.states import TurnState
 from flows import build, handlers, providers
@@ -109,6 +110,7 @@ class Run:
         self._scope = f"{order.skill}#1"
         self._scope_parts: dict[str, int] = {}
         self._node: tuple[str, int, str, str, float] | None = None
+        self._nodes = Nodes(order.nodes, settings.HEADRACE.turn_nodes, settings.HEADRACE.turn_nodes_bytes)
         # ctx
         inputs = order.inputs
         self.user = UserView(id=inputs["user"]["id"], name=inputs["user"]["name"])
@@ -290,6 +292,7 @@ class Run:
                 data=data,
                 usage=self._usage_row(),
                 error=msgspec.to_builtins(error) if error else None,
+                nodes=self._nodes.rows(),
                 new_vars=self.vars,
                 next_worker=self._next_worker(),  # as it is when the transaction begins
             )
@@ -340,7 +343,8 @@ class Run:
     async def _release(self) -> None:
         parts, pending = self._kept_whole_parts(), self._pending_steps()
         try:
-            await database.write(store.release, self.order, parts, pending, self._usage_row(), until_done=True)
+            nodes = self._nodes.rows()
+            await database.write(store.release, self.order, parts, pending, self._usage_row(), nodes, until_done=True)
         except store.Fenced:
             self._log_line.info("run_left", reason="fenced")
 
@@ -446,19 +450,19 @@ class Run:
     def _put_node(self, state: str, output: Any = None, error: str | None = None) -> None:
         node, visit, kind, title, began = self._node
         ms = None if state == "start" else int((time.monotonic() - began) * 1000)
-        self._outbox.put(
-            protocol.Node(
-                turn=self.order.turn,
-                node=node,
-                visit=visit,
-                kind=kind,
-                state=state,
-                title=title,
-                ms=ms,
-                output=output,
-                error=error,
-            )
+        event = protocol.Node(
+            turn=self.order.turn,
+            node=node,
+            visit=visit,
+            kind=kind,
+            state=state,
+            title=title,
+            ms=ms,
+            output=output,
+            error=error,
         )
+        self._nodes.add(event)
+        self._outbox.put(event)
 
     def _key(self, kind: str, key: str | None) -> str:
         if key is not None:
@@ -569,7 +573,7 @@ class Run:
                         usage = chunk.usage
                     await self._outbox.room()
         except ProviderError as error:
-            self._log_line.info("provider_failed", provider=call.provider, kind=error.kind)
+            self._log_line.info("provider_failed", provider=call.provider, kind=error.kind, text=error.text)
             raise providers.wire_error(error) from error
         finally:
             shown.close()
@@ -594,7 +598,7 @@ class Run:
         self._close_parts()
         await self._outbox.flush()
         question, outcome = await self._write(
-            store.ask, asked, self._whole_parts(), self._pending_steps(), self._usage_row()
+            store.ask, asked, self._whole_parts(), self._pending_steps(), self._usage_row(), self._nodes.rows()
         )
         self._finished(self, outcome)
         if question is None:

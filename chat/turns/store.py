@@ -310,13 +310,19 @@ def _promote(chat: Chat, worker: str | None, at: datetime, outcome: Outcome) -> 
 
 
 def ask(
-    order: RunOrder, asked: Asked, parts: list[dict], steps: list[PendingStep], usage: dict | None
+    order: RunOrder,
+    asked: Asked,
+    parts: list[dict],
+    steps: list[PendingStep],
+    usage: dict | None,
+    nodes: list[dict] | None = None,
 ) -> tuple[Question | None, Outcome]:
     """The turn waits. No question where it was told to stop meanwhile: then it has ended. Raises Fenced."""
     chat, turn = _own(order)
     at = database_now()
     _save_steps(turn, steps)
     turn.usage = usage
+    turn.nodes = turn.nodes if nodes is None else nodes
     outcome = Outcome()
     if turn.stop_at or chat.deleted:
         _end(turn, chat, TurnState.STOPPED, at, str(turn.worker), outcome, parts=parts)
@@ -464,12 +470,15 @@ def keep_steps(order: RunOrder, steps: list[PendingStep], usage: dict | None) ->
     Turn.objects.filter(id=turn.id, attempt=order.attempt).update(usage=usage)
 
 
-def release(order: RunOrder, parts: list[dict], steps: list[PendingStep], usage: dict | None) -> None:
+def release(
+    order: RunOrder, parts: list[dict], steps: list[PendingStep], usage: dict | None, nodes: list[dict] | None = None
+) -> None:
     """The run gives its turn back, whole parts kept; a sweep takes it. Raises Fenced."""
     _, turn = _own(order)
     _save_steps(turn, steps)
     turn.ran_ms += _ms(database_now() - turn.running_at)
     turn.worker, turn.parts, turn.usage = None, parts, usage
+    turn.nodes = turn.nodes if nodes is None else nodes
     _save_turn(turn)
 
 
@@ -481,6 +490,7 @@ def finish(
     data: Any = None,
     usage: dict | None = None,
     error: dict | None = None,
+    nodes: list[dict] | None = None,
     new_vars: dict | None = None,
     next_worker: str | None = None,
 ) -> tuple[protocol.TurnEnd, Outcome, int]:
@@ -495,6 +505,7 @@ def finish(
         raise Fenced
     if turn.state == TurnState.RUNNING:
         turn.data, turn.usage, turn.error = data, usage, error
+        turn.nodes = turn.nodes if nodes is None else nodes
         if new_vars is not None and state == TurnState.DONE:
             chat.vars = new_vars
         # The run tells its own end, so the row owes it to this worker until that append is confirmed.
@@ -781,6 +792,7 @@ def _order(turn: Turn, chat: Chat, message: Message) -> RunOrder:
         parts=shapes.standing_parts(turn.parts, steps),
         kept={step.key: Kept(step.kind, step.arguments_hash, step.value) for step in steps},
         answers={row.key: {"action": row.action, "value": row.value, "label": row.label} for row in asked},
+        nodes=turn.nodes,
         ran_ms=turn.ran_ms,
         usage=turn.usage,
         is_resumed=not is_first,
@@ -865,8 +877,8 @@ def _save(chat: Chat) -> None:
 def _save_turn(turn: Turn) -> None:
     update(
         turn,
-        "rev", "owes", "told", "inputs", "state", "worker", "attempt", "takeovers", "parts", "usage", "data", "error",
-        "running_at", "ran_ms", "ended_at",
+        "rev", "owes", "told", "inputs", "state", "worker", "attempt", "takeovers", "parts", "nodes", "usage", "data",
+        "error", "running_at", "ran_ms", "ended_at",
     )  # fmt: skip
 
 

@@ -3,31 +3,37 @@
 import { Announcer } from "./announce.js";
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
+import { notice } from "./dialog.js";
 import { el, setText } from "./dom.js";
-import { gettext } from "./i18n.js";
+import { Files, takeFiles } from "./files.js";
+import { history as readHistory } from "./history.js";
+import { gettext, interpolate } from "./i18n.js";
+import { keep, read } from "./kept.js";
+import { listen, openPalette, showKeys } from "./keys.js";
 import { ChatList } from "./list.js";
+import { menuOf } from "./menu.js";
 import { Messages } from "./messages.js";
-import "./page.js";
-import { fieldsOf, valueOf } from "./questions.js";
-import { Rest } from "./rest.js";
+import { config, rest } from "./page.js";
+import { fieldsOf, takesText, valueOf } from "./questions.js";
 import { Follow } from "./scroll.js";
 import { View, textOf } from "./view.js";
 import { Wire, newId } from "./wire.js";
 
 const PAINT_MS = 50;
-const config = JSON.parse(document.getElementById("config").textContent);
+const AGAIN_MS = 3000;
 const $ = (name) => document.querySelector(`[data-${name}]`);
 
 const chat = config.chat ?? newChat();
 let isNew = !config.chat;
 const outboxKey = `headrace.outbox.${chat}`;
 
-const rest = new Rest(config);
 const view = new View();
-const list = new ChatList($("chats"), rest, chat);
+const list = new ChatList($("chats"), $("search"), rest, { current: chat, userId: config.user.id, onBack: () => wire.tryNow() });
 const follow = new Follow($("scroller"), $("content"), $("to-end"));
 const announcer = new Announcer($("status"), $("read-out"));
 const causes = new Map(); // answer id -> error, read by REST for answers that failed before this page was open
+const asked = new Set(); // answers whose steps were asked for
+let isPast = false; // shown as it was stored: the socket is refused
 let params = null; // the flow's own fields beside the text
 
 const wire = new Wire(socketUrl, {
@@ -44,11 +50,13 @@ const wire = new Wire(socketUrl, {
   },
   onState(state) {
     connection.move(state, wire.trace);
+    if (state.name === "refused") readPast();
+    if (state.name === "live") isPast = false;
     paintSoon();
   },
   onOutbox(commands) {
     const kept = commands.filter((command) => !view.isSecret(command));
-    store(sessionStorage, outboxKey, kept.length ? JSON.stringify(kept) : null);
+    keep(sessionStorage, outboxKey, kept.length ? JSON.stringify(kept) : null);
   },
 });
 
@@ -57,19 +65,25 @@ const connection = new Connection($("connection"), $("line"), {
   signInUrl: `/login/?next=${encodeURIComponent(location.pathname)}`,
 });
 
-const composer = new Composer($("composer"), { onSend: say, onStop: stop });
+const files = new Files($("files"), rest, () => composer.changed());
+const composer = new Composer($("composer"), { onSend: say, onStop: stop, onEditLast: () => messages.editLast(), doubt, files });
 
 const messages = new Messages($("messages"), {
+  me: config.user.id,
   answer: (question, answer) => send("answer", { question, ...answer }),
   regenerate: (item) => send("regenerate", { message: item.key }),
   edit: (item, text) => send("edit", { message: item.key, text }),
+  goOn: () => say(gettext("Go on.")),
+  rate,
+  stepsOf: readSteps,
+  linkTo: (item) => new URL(`/c/${chat}/#m-${item.key}`, location.href).href,
   unqueue(item) {
     composer.giveBack(textOf(item.parts));
     send("stop", { turn: item.turn });
   },
   resend(item) {
-    const { id, type, text, target } = view.pending.find((command) => command.id === item.command);
-    send(type, target ? { message: target, text } : { text, ...extra() }, id);
+    const { id, type, text, target, attached } = view.pending.find((command) => command.id === item.command);
+    send(type, target ? { message: target, text } : { text, ...extra(), ...filesOf(attached) }, { id, attached });
   },
   takeBack(item) {
     composer.giveBack(view.drop(item.command));
@@ -94,12 +108,17 @@ const messages = new Messages($("messages"), {
 const AFTER = {
   welcome(frame) {
     composer.limit = frame.limits.text_chars;
+    files.limit = frame.limits.file_bytes;
     connection.degraded(false);
     connection.signInEnds(null);
     paintParams(frame.flow.params);
     paintGreeting(frame.flow);
   },
-  snapshot: () => causes.clear(),
+  snapshot() {
+    causes.clear();
+    asked.clear();
+    for (const turn of view.turns.values()) if (turn.state !== "queued") readSteps({ key: turn.answer, turn: turn.id });
+  },
   degraded: () => connection.degraded(true),
   restored: () => connection.degraded(false),
   auth_expiring: (frame) => connection.signInEnds(frame.in),
@@ -109,9 +128,9 @@ const AFTER = {
 
 // ------------------------------------------------------------------ commands
 
-function send(type, fields, id) {
+function send(type, fields, { id, attached } = {}) {
   const command = { id: id ?? newId(), type, ...fields };
-  view.sent(command);
+  view.sent({ ...command, attached });
   wire.send(type, fields, command.id);
   paint();
   return command.id;
@@ -119,7 +138,20 @@ function send(type, fields, id) {
 
 function say(text) {
   follow.toEnd();
-  send("say", { text, ...extra() });
+  const attached = files.take();
+  const isAnswer = view.state === "waiting" && !attached.length && takesText(view.active.question, text);
+  send("say", { text, ...(isAnswer ? {} : extra()), ...filesOf(attached) }, { attached });
+}
+
+function filesOf(attached) {
+  return attached.length ? { files: attached.map((file) => file.id) } : {};
+}
+
+/** A message that the open question does not take ends what waits: nobody is to lose it without a word. */
+function doubt(text) {
+  if (view.state !== "waiting" || !view.active.question) return null;
+  if (!files.list.length && takesText(view.active.question, text)) return null;
+  return gettext("The flow waits for an answer to its question, and this is none. If you send it, the question ends unanswered.");
 }
 
 function extra() {
@@ -137,7 +169,7 @@ function settled() {
   if (!isNew) return;
   isNew = false;
   history.replaceState(null, "", `/c/${chat}/`);
-  store(sessionStorage, `headrace.new.${config.flow.slug}`, null);
+  keep(sessionStorage, `headrace.new.${config.flow.slug}`, null);
   connection.signInUrl = `/login/?next=${encodeURIComponent(location.pathname)}`;
   list.refresh(true);
 }
@@ -154,10 +186,12 @@ function paintSoon() {
 function paint() {
   clearTimeout(timer);
   timer = null;
+  const isClosed = view.chat.deleted || ["deleted", "refused"].includes(wire.state.name);
+  view.isClosed = isClosed;
   const items = view.items();
   messages.paint(items);
+  follow.text(textMark(items));
   const state = view.state;
-  const isClosed = view.chat.deleted || ["deleted", "refused"].includes(wire.state.name);
   composer.update({ state, isStopping: view.stopping.size > 0, isClosed, placeholder: placeholder(state, isClosed) });
   $("welcome").hidden = items.length > 0 || wire.state.name === "refused" || !view.flow;
   $("older").hidden = !view.more;
@@ -166,11 +200,17 @@ function paint() {
   document.title = `${title} · Headrace`;
   list.mark(chat, view.active?.state ?? null);
   $("messages").setAttribute("aria-busy", String(state === "running" || state === "starting"));
-  if (wire.position) {
+  if (wire.position || isPast) {
     announcer.update(state, items.at(-1), isFirst);
     if (isFirst && items.length) jumpToAnchor();
     isFirst = false;
   }
+}
+
+/** Differs where text has come: another message, or more of the last one. */
+function textMark(items) {
+  const chars = (items.at(-1)?.parts ?? []).reduce((sum, part) => sum + (part.text?.length ?? 0) + 1, 0);
+  return `${items.length} ${chars}`;
 }
 
 function placeholder(state, isClosed) {
@@ -197,10 +237,19 @@ function paintParams(schema) {
   box.querySelector("[data-fields]").replaceChildren(...params.map((field) => field.node));
 }
 
-function jumpToAnchor() {
-  const target = location.hash.startsWith("#m-") && document.getElementById(location.hash.slice(1));
-  if (!target) return;
+/** To the message of the address, on whichever branch and however far back it is. */
+async function jumpToAnchor() {
+  const id = /^#m-([0-9a-f-]{36})$/.exec(location.hash)?.[1];
+  if (!id) return;
   follow.release();
+  while (!view.messages.has(id) && view.more) if (!(await readOlder())) return;
+  if (!view.messages.has(id)) return;
+  if (!document.getElementById(`m-${id}`)) {
+    view.chat.head = view.newestLeaf(id);
+    paint();
+  }
+  const target = document.getElementById(`m-${id}`);
+  if (!target) return;
   target.scrollIntoView({ block: "start" });
   target.classList.add("aimed");
 }
@@ -213,18 +262,69 @@ function causeOf(item) {
     .get(`turns/${item.turn}/`)
     .then((turn) => {
       causes.set(item.key, turn.error);
-      view.ends.set(item.key, { ...view.ends.get(item.key), steps: [], usage: turn.usage ?? null, error: turn.error });
+      view.ends.set(item.key, { ...view.ends.get(item.key), usage: turn.usage ?? null, error: turn.error });
+      view.addSteps(item.key, turn.nodes ?? []);
       paintSoon();
     })
     .catch(() => {});
   return null;
 }
 
+/** A stored answer has no steps; its turn does. Each is asked for once. */
+async function readSteps(item) {
+  if (asked.has(item.key) || !item.turn) return;
+  asked.add(item.key);
+  const turn = await rest.get(`turns/${item.turn}/`).catch(() => ({}));
+  view.addSteps(item.key, turn.nodes ?? []);
+  paintSoon();
+}
+
+/** Shown at once; where the server refuses, as it was. */
+async function rate(item, feedback) {
+  const message = view.messages.get(item.key);
+  const before = message.feedback;
+  message.feedback = feedback;
+  paintSoon();
+  try {
+    await rest.call(feedback ? "PUT" : "DELETE", `messages/${item.key}/feedback/`, feedback ?? undefined);
+    announcer.say(feedback ? gettext("Thank you.") : gettext("Taken back."));
+  } catch (error) {
+    message.feedback = before;
+    notice(error.message);
+    paintSoon();
+  }
+}
+
+// ------------------------------------------------------------------ the past of a chat that cannot be entered
+
+/** Its flow is offline or gone: what was said can be read all the same. */
+async function readPast() {
+  if (isPast || !config.chat) return;
+  isPast = true;
+  const frame = await readHistory(rest, chat).catch(() => null);
+  if (!frame || wire.state.name === "live") {
+    isPast = false;
+    return;
+  }
+  view.apply(frame);
+  paint();
+  follow.toEnd();
+  if (frame.isUnended) setTimeout(() => wire.state.name === "refused" && readAgain(), AGAIN_MS);
+}
+
+function readAgain() {
+  isPast = false;
+  readPast();
+}
+
 // ------------------------------------------------------------------ older messages
 
 let olderUrl = null;
 
-$("older").addEventListener("click", async () => {
+$("older").addEventListener("click", readOlder);
+
+/** One more page; what is in sight stays where it is. Returns whether it came. */
+async function readOlder() {
   const button = $("older");
   button.disabled = true;
   const scroller = $("scroller");
@@ -238,12 +338,14 @@ $("older").addEventListener("click", async () => {
     follow.release();
     paint();
     if (view.messages.size > known) scroller.scrollTop = scroller.scrollHeight - fromEnd;
+    return true;
   } catch (error) {
-    announcer.say(error.message);
+    notice(error.message);
+    return false;
   } finally {
     button.disabled = false;
   }
-});
+}
 
 // ------------------------------------------------------------------ the page's own life
 
@@ -252,9 +354,45 @@ addEventListener("offline", () => wire.wentOffline());
 addEventListener("focus", () => wire.wake());
 document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && wire.wake());
 addEventListener("pageshow", (event) => event.persisted && wire.tryNow());
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !event.defaultPrevented && !event.isComposing) stop();
+addEventListener("hashchange", jumpToAnchor);
+listen({ stop, newChat: openNew, focusComposer: () => composer.area.focus(), palette });
+menuOf($("chat-menu"), () => [
+  ...list.actions(chat),
+  { label: gettext("Print"), icon: "print", run: () => print() },
+  { label: gettext("Keys"), icon: "keys", run: showKeys },
+]);
+$("find").addEventListener("click", palette);
+$("attach").addEventListener("click", () => $("choose").click());
+$("choose").addEventListener("change", () => {
+  files.add($("choose").files);
+  $("choose").value = "";
 });
+takeFiles(document.getElementById("main"), composer.area, files);
+
+function openNew() {
+  location.href = `/f/${config.flow.slug}/`;
+}
+
+function palette() {
+  openPalette({
+    actions: () => [
+      { label: gettext("New chat"), icon: "plus", run: openNew },
+      ...list.actions(chat).filter((action) => !action.isGrave),
+      { label: gettext("All flows"), icon: "wheel", run: () => (location.href = "/") },
+      { label: gettext("Keys"), icon: "keys", run: showKeys },
+    ],
+    async find(query) {
+      const asking = encodeURIComponent(query);
+      const [chats, flows] = await Promise.all([rest.get(`chats/?q=${asking}`), rest.get(`flows/?status=online&q=${asking}`).catch(() => ({ results: [] }))]);
+      return [
+        ...chats.results.map(({ id, title }) => ({ label: title || gettext("New chat"), icon: "chat", run: () => (location.href = `/c/${id}/`) })),
+        ...flows.results.map(({ slug, name }) => ({
+          label: interpolate(gettext("Chat with %(name)s"), { name }), icon: "wheel", run: () => (location.href = `/f/${slug}/`),
+        })),
+      ];
+    },
+  });
+}
 
 composer.useDraft(`headrace.draft.${config.user.id}.${config.chat ?? `new.${config.flow?.slug}`}`);
 restoreOutbox();
@@ -285,23 +423,6 @@ function restoreOutbox() {
 function newChat() {
   const key = `headrace.new.${config.flow.slug}`;
   const id = read(sessionStorage, key) ?? newId();
-  store(sessionStorage, key, id);
+  keep(sessionStorage, key, id);
   return id;
-}
-
-function read(storage, key) {
-  try {
-    return storage.getItem(key);
-  } catch {
-    return null;
-  }
-}
-
-function store(storage, key, value) {
-  try {
-    if (value === null) storage.removeItem(key);
-    else storage.setItem(key, value);
-  } catch {
-    // storage is full or forbidden: it lives as long as the page
-  }
 }

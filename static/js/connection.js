@@ -54,7 +54,8 @@ export class Connection {
       this.shape = null;
       return;
     }
-    const shape = `${this.state.name}|${said.action?.label}|${this.state.refusal?.trace ?? ""}`;
+    // The button under somebody's finger stays the same from one attempt to the next.
+    const shape = `${said.tone}|${said.action?.label}|${said.showsTrace && this.state.refusal?.trace}`;
     if (shape !== this.shape) {
       this.shape = shape;
       this.sentence = el("p", { class: "line-text" });
@@ -87,6 +88,7 @@ export class Connection {
           tone: "wait",
           word: gettext("Connecting"),
           sentence: attempt ? interpolate(gettext("Reconnecting, attempt %(attempt)s …"), { attempt }) : gettext("Connecting …"),
+          action: attempt ? tryNow : undefined,
         };
       case "reconnecting": {
         const seconds = Math.max(0, Math.ceil((nextAt - performance.now()) / 1000));

@@ -33,13 +33,13 @@ export function iconButton(name, label, onclick, className = "") {
 }
 
 /** Copies what `text()` says and shows that it did. */
-export function copyButton(text, label = gettext("Copy")) {
-  const button = iconButton("copy", label, async () => {
+export function copyButton(text, label = gettext("Copy"), name = "copy") {
+  const button = iconButton(name, label, async () => {
     const done = await copy(text());
     button.replaceChildren(icon(done ? "check" : "alert"));
     button.setAttribute("aria-label", done ? gettext("Copied") : gettext("Copying failed"));
     setTimeout(() => {
-      button.replaceChildren(icon("copy"));
+      button.replaceChildren(icon(name));
       button.setAttribute("aria-label", label);
     }, 1500);
   });

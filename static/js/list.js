@@ -1,22 +1,58 @@
-/** Past chats: grouped by day, the newest first, with a mark where an answer is being written or a question waits. */
+/** Past chats: found, renamed, pinned, exported and deleted; grouped by day, with a mark where something goes on. */
 
-import { el, icon, setText } from "./dom.js";
-import { gettext } from "./i18n.js";
 import { groupsOf } from "./days.js";
+import { askLine, notice } from "./dialog.js";
+import { el, icon, iconButton, setText } from "./dom.js";
+import { gettext, interpolate } from "./i18n.js";
+import { KeptSet } from "./kept.js";
+import { menuOf } from "./menu.js";
 
 const STALE_MS = 10000;
+const SEARCH_MS = 250;
+const UNDO_S = 10;
+const TITLE_CHARS = 200;
 
 export class ChatList {
-  constructor(node, rest, current) {
+  /**
+   * @param node where the list is painted
+   * @param search its input
+   * @param current the chat that this page shows
+   * @param onBack called when that one was deleted and is back
+   */
+  constructor(node, search, rest, { current, userId, onBack }) {
     this.node = node;
+    this.search = search;
     this.rest = rest;
     this.current = current;
     this.chats = new Map();
+    this.found = null; // ids, while something is searched
+    this.onBack = onBack;
     this.next = null;
     this.readAt = -Infinity;
+    this.unread = new KeptSet(`headrace.unread.${userId}`, () => {
+      this.seen();
+      this.paint();
+    });
     addEventListener("focus", () => this.refresh());
-    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.refresh());
+    document.addEventListener("visibilitychange", () => {
+      if (document.visibilityState !== "visible") return;
+      this.seen();
+      this.refresh();
+    });
+    search.addEventListener("input", () => {
+      clearTimeout(this.searching);
+      this.searching = setTimeout(() => this.find(search.value.trim()), SEARCH_MS);
+    });
+    search.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !search.value) return;
+      event.stopPropagation();
+      search.value = "";
+      this.find("");
+    });
+    this.seen();
   }
+
+  // ------------------------------------------------------------------ reading
 
   /** Reads the first page; what was told meanwhile by the socket may have been lost. */
   async refresh(isForced = false) {
@@ -42,15 +78,43 @@ export class ChatList {
     this.paint();
   }
 
-  /** A `chats` frame. */
-  told(chat) {
-    if (chat.deleted) this.chats.delete(chat.id);
-    else {
-      const known = this.chats.get(chat.id);
-      const hasMoved = !known || (chat.state && chat.state !== known.state);
-      this.chats.set(chat.id, { ...known, ...chat, ...(hasMoved ? { last_turn: new Date().toISOString() } : {}) });
+  /** Titles and texts, by the server; an answer that comes after the next question is not shown. */
+  async find(query) {
+    this.query = query;
+    if (!query) {
+      this.found = null;
+      this.paint();
+      return;
+    }
+    try {
+      const page = await this.rest.get(`chats/?q=${encodeURIComponent(query)}`);
+      if (this.query !== query) return;
+      for (const chat of page.results) this.chats.set(chat.id, { ...this.chats.get(chat.id), ...chat });
+      this.found = page.results.map((chat) => chat.id);
+    } catch (error) {
+      notice(error.message);
     }
     this.paint();
+  }
+
+  /** A `chats` frame. */
+  told(chat) {
+    const known = this.chats.get(chat.id);
+    if (chat.deleted) {
+      this.chats.delete(chat.id);
+      this.unread.remove(chat.id);
+    } else {
+      const hasMoved = !known || (chat.state && chat.state !== known.state);
+      this.chats.set(chat.id, { ...known, ...chat, ...(hasMoved ? { last_turn: new Date().toISOString() } : {}) });
+      if (known?.state && !chat.state) this.unread.add(chat.id);
+      this.seen();
+    }
+    this.paint();
+  }
+
+  /** Whoever looks at a chat has read it. */
+  seen() {
+    if (document.visibilityState === "visible") this.unread.remove(this.current);
   }
 
   /** What this page knows of its own chat, sooner than any list. */
@@ -61,36 +125,126 @@ export class ChatList {
     this.paint();
   }
 
+  // ------------------------------------------------------------------ doing
+
+  /** What can be done with a chat: entries of a menu. */
+  actions(id) {
+    const chat = this.chats.get(id);
+    if (!chat) return [];
+    return [
+      { label: gettext("Rename"), icon: "pencil", run: () => this.rename(chat) },
+      chat.pinned
+        ? { label: gettext("Unpin"), icon: "pin", run: () => this.change(chat, { pinned: false }) }
+        : { label: gettext("Pin"), icon: "pin", run: () => this.change(chat, { pinned: true }) },
+      { label: gettext("Export as Markdown"), icon: "download", run: () => this.download(chat) },
+      { label: gettext("Delete"), icon: "trash", isGrave: true, run: () => this.leave(chat) },
+    ];
+  }
+
+  rename(chat) {
+    askLine(gettext("Rename the chat"), gettext("Title"), chat.title ?? "", TITLE_CHARS, (title) => {
+      if (title && title !== chat.title) this.change(chat, { title });
+    });
+  }
+
+  /** Shown at once, taken back where the server refuses. */
+  async change(chat, changes) {
+    const before = { ...chat };
+    this.chats.set(chat.id, { ...chat, ...changes });
+    this.paint();
+    try {
+      const now = await this.rest.call("PATCH", `chats/${chat.id}/`, changes);
+      this.chats.set(chat.id, { ...this.chats.get(chat.id), ...now });
+    } catch (error) {
+      this.chats.set(chat.id, before);
+      notice(error.message);
+    }
+    this.paint();
+  }
+
+  download(chat) {
+    const link = el("a", { href: `${this.rest.api}chats/${chat.id}/export/?as=md`, download: "" });
+    document.body.append(link);
+    link.click();
+    link.remove();
+  }
+
+  /** Gone at once, and back as it was where the server refuses or it was a slip. */
+  async leave(chat) {
+    this.chats.delete(chat.id);
+    this.paint();
+    try {
+      await this.rest.call("DELETE", `chats/${chat.id}/`, undefined, true);
+    } catch (error) {
+      if (error.code === "not_found") return;
+      this.chats.set(chat.id, chat);
+      this.paint();
+      notice(error.message);
+      return;
+    }
+    const text = interpolate(gettext("“%(title)s” is deleted."), { title: chat.title || gettext("New chat") });
+    notice(text, { label: gettext("Undo"), run: () => this.bringBack(chat) }, UNDO_S);
+  }
+
+  async bringBack(chat) {
+    try {
+      const now = await this.rest.call("POST", `chats/${chat.id}/restore/`, {});
+      this.chats.set(chat.id, { ...chat, ...now });
+      if (chat.id === this.current) this.onBack();
+    } catch (error) {
+      notice(error.message);
+    }
+    this.paint();
+  }
+
+  // ------------------------------------------------------------------ painting
+
   paint() {
-    const groups = groupsOf([...this.chats.values()], new Date());
+    const focused = this.node.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    const shown = [...this.chats.values()];
+    const groups = this.found ? [this.foundGroup(shown)] : groupsOf(shown, new Date());
     this.node.replaceChildren(
       ...groups.map(({ title, chats }) =>
         el("section", { class: "chat-group" }, el("h2", {}, title), el("ul", {}, ...chats.map((chat) => this.row(chat)))),
       ),
     );
-    if (!this.chats.size) {
+    if (!this.found && !shown.length) {
       this.node.append(
         el("p", { class: "hint empty" }, this.hasFailed ? gettext("The list of chats could not be read.") : gettext("Your chats will be listed here.")),
       );
     }
-    if (this.next) {
+    if (this.next && !this.found) {
       this.node.append(el("button", { type: "button", class: "button quiet more", onclick: () => this.readMore() }, gettext("Show more")));
     }
+    if (focused) this.node.querySelector(`[data-key="${focused}"]`)?.focus();
+  }
+
+  foundGroup(shown) {
+    const chats = this.found.map((id) => shown.find((chat) => chat.id === id)).filter(Boolean);
+    return { title: chats.length ? gettext("Found") : gettext("Nothing was found."), chats };
   }
 
   row(chat) {
+    const title = chat.title || gettext("New chat");
     const link = el(
       "a",
-      { href: `/c/${chat.id}/`, "aria-current": chat.id === this.current ? "page" : null, title: chat.title || null },
+      { href: `/c/${chat.id}/`, "aria-current": chat.id === this.current ? "page" : null, title: chat.title || null, "data-key": `open-${chat.id}` },
       chat.pinned ? icon("pin") : null,
       el("span", { class: "chat-title" }),
-      chat.state === "waiting"
-        ? el("span", { class: "chat-mark waiting", role: "img", "aria-label": gettext("A question waits") })
-        : chat.state
-          ? el("span", { class: "chat-mark running", role: "img", "aria-label": gettext("An answer is being written") })
-          : null,
+      this.markOf(chat),
     );
-    setText(link.querySelector(".chat-title"), chat.title || gettext("New chat"));
-    return el("li", {}, link);
+    setText(link.querySelector(".chat-title"), title);
+    const more = iconButton("more", interpolate(gettext("What to do with “%(title)s”"), { title }), () => {}, "row-more");
+    more.dataset.key = `more-${chat.id}`;
+    menuOf(more, () => this.actions(chat.id));
+    return el("li", {}, link, more);
+  }
+
+  markOf(chat) {
+    const mark = (name, label) => el("span", { class: `chat-mark ${name}`, role: "img", "aria-label": label });
+    if (chat.state === "waiting") return mark("waiting", gettext("A question waits"));
+    if (chat.state) return mark("running", gettext("An answer is being written"));
+    if (chat.id !== this.current && this.unread.has(chat.id)) return mark("unread", gettext("Not read yet"));
+    return null;
   }
 }

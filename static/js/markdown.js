@@ -6,7 +6,7 @@
 import { Parser, Renderer } from "../vendor/marked-18.2.1/marked.esm.js";
 import "../vendor/dompurify-3.4.18/purify.min.js";
 import { Blocks } from "./blocks.js";
-import { icon, copyButton, el } from "./dom.js";
+import { copyButton, el, icon, iconButton } from "./dom.js";
 import { gettext, interpolate } from "./i18n.js";
 import { colour } from "./highlight.js";
 
@@ -177,6 +177,10 @@ function finishLink(link) {
 function finishCode(pre, isWhole) {
   const language = pre.dataset.language ?? "";
   const code = pre.querySelector("code");
+  const wrap = iconButton("wrap", gettext("Wrap long lines"), () => {
+    wrap.setAttribute("aria-pressed", String(pre.classList.toggle("wrapped")));
+  });
+  wrap.setAttribute("aria-pressed", "false");
   const frame = el(
     "div",
     { class: "code" },
@@ -184,7 +188,7 @@ function finishCode(pre, isWhole) {
       "div",
       { class: "code-bar" },
       el("span", { class: "code-language" }, language || gettext("text")),
-      copyButton(() => code.textContent),
+      el("span", { class: "code-tools" }, wrap, copyButton(() => code.textContent)),
     ),
   );
   pre.removeAttribute("data-language");

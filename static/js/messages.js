@@ -1,13 +1,16 @@
 /** Paints the items of a view. A row lives as long as its key, a text as long as its part: nothing is painted twice. */
 
 import { copyButton, el, icon, iconButton, setText } from "./dom.js";
+import { Feedback } from "./feedback.js";
+import { sizeOf } from "./files.js";
 import { gettext, interpolate, ngettext } from "./i18n.js";
 import { Growing } from "./markdown.js";
 import { QuestionCard } from "./questions.js";
+import { Steps } from "./steps.js";
 import { textOf } from "./view.js";
 
 export class Messages {
-  /** `actions`: answer, regenerate, edit, switchTo, resend, takeBack, unqueue, trace, causeOf. */
+  /** `actions`: answer, regenerate, edit, goOn, rate, switchTo, resend, takeBack, unqueue, trace, causeOf, stepsOf, linkTo. */
   constructor(list, actions) {
     this.list = list;
     this.actions = actions;
@@ -32,6 +35,15 @@ export class Messages {
     }
   }
 
+  /** Opens the newest message of the user for editing. Returns whether there is one. */
+  editLast() {
+    const rows = [...this.rows.values()].filter((row) => row.role === "user" && row.node.isConnected);
+    const last = rows.sort((a, b) => (a.node.compareDocumentPosition(b.node) & 2 ? 1 : -1)).at(-1);
+    if (!last || last.item.status !== "done" || last.item.isClosed) return false;
+    last.edit();
+    return true;
+  }
+
   rowOf(item) {
     const known = this.rows.get(item.key);
     if (known) return known;
@@ -49,7 +61,7 @@ function signature(item) {
   const { answering } = item;
   return [
     item.key, item.rev, item.status, item.siblings.join(), item.stopping, item.place, item.error?.code, item.question?.question,
-    answering?.id, answering?.error?.code,
+    answering?.id, answering?.error?.code, item.isClosed, item.steps?.length, item.feedback?.value, item.feedback?.comment,
   ].join("|");
 }
 
@@ -61,7 +73,8 @@ class Said {
   constructor(actions) {
     this.actions = actions;
     this.text = el("p", { class: "said" });
-    this.bubble = el("div", { class: "bubble" }, this.text);
+    this.files = el("ul", { class: "said-files" });
+    this.bubble = el("div", { class: "bubble" }, this.text, this.files);
     this.state = el("p", { class: "message-state" });
     this.under = el("div", { class: "under" });
     this.problem = el("div", {});
@@ -75,6 +88,7 @@ class Said {
     this.item = item;
     this.node.dataset.status = item.status;
     if (!this.isEditing) setText(this.text, textOf(item.parts));
+    this.files.replaceChildren(...item.parts.filter((part) => part.data?.file).map((part) => el("li", {}, fileOf(part))));
     setText(this.state, STATES[item.status]?.(item) ?? "");
     this.problem.replaceChildren(...(item.status === "failed" ? [this.failure(item)] : []));
     this.under.replaceChildren(...this.tools(item));
@@ -87,9 +101,10 @@ class Said {
     if (item.status !== "done") return [];
     return [
       ...branches(item, this.actions),
-      iconButton("pencil", gettext("Edit"), () => this.edit()),
+      item.isClosed ? null : iconButton("pencil", gettext("Edit"), () => this.edit()),
       copyButton(() => textOf(this.item.parts), gettext("Copy message")),
-    ];
+      copyButton(() => this.actions.linkTo(this.item), gettext("Copy the message's address"), "link"),
+    ].filter(Boolean);
   }
 
   failure(item) {
@@ -162,7 +177,8 @@ class Answer {
     this.actions = actions;
     this.parts = new Map(); // part id -> painter
     this.mark = el("div", { class: "mark", "aria-hidden": "true" }, icon("wheel", "wheel"));
-    this.steps = new Steps();
+    this.steps = new Steps((item) => actions.stepsOf(item));
+    this.feedback = new Feedback((feedback) => actions.rate(this.item, feedback));
     this.partList = el("div", { class: "parts" });
     this.state = el("p", { class: "message-state" });
     this.problem = el("div", {});
@@ -172,7 +188,7 @@ class Answer {
       { class: `message ${role}` },
       el("h2", { class: "visually-hidden" }, role === "notice" ? gettext("Notice") : gettext("Answer")),
       this.mark,
-      el("div", { class: "body" }, this.steps.node, this.partList, this.state, this.problem, this.under),
+      el("div", { class: "body" }, this.steps.node, this.partList, this.state, this.problem, this.under, this.feedback.form),
     );
   }
 
@@ -188,6 +204,7 @@ class Answer {
     this.paintParts(item, isLive);
     setText(this.state, this.stateText(item));
     this.paintProblem(item);
+    this.feedback.update(item.feedback ?? null);
     this.under.replaceChildren(...this.tools(item));
   }
 
@@ -233,7 +250,7 @@ class Answer {
       problem(
         error ?? { text: gettext("This answer ended with an error.") },
         this.actions.trace(error, item),
-        [button(gettext("Try again"), () => this.actions.regenerate(item))],
+        item.isClosed ? [] : [button(gettext("Try again"), () => this.actions.regenerate(item))],
         item.parts.length > 0 && !SAY_KEPT.has(error?.code),
       ),
     );
@@ -243,7 +260,12 @@ class Answer {
     if (!["done", "stopped", "error"].includes(item.status)) return branches(item, this.actions);
     const tools = branches(item, this.actions);
     if (textOf(item.parts)) tools.push(copyButton(() => textOf(this.item.parts), gettext("Copy answer")));
-    if (item.role === "assistant") tools.push(iconButton("redo", gettext("Answer anew"), () => this.actions.regenerate(item)));
+    tools.push(copyButton(() => this.actions.linkTo(this.item), gettext("Copy the message's address"), "link"));
+    if (item.role !== "assistant") return tools;
+    if (!item.isClosed) tools.push(iconButton("redo", gettext("Answer anew"), () => this.actions.regenerate(item)));
+    tools.push(...this.feedback.buttons);
+    const wasCut = item.status === "stopped" && textOf(item.parts) && !item.isClosed;
+    if (wasCut) tools.push(button(gettext("Go on"), () => this.actions.goOn(), false, "last-only"));
     return tools;
   }
 }
@@ -259,6 +281,7 @@ function makePart(part, actions) {
   if (part.kind === "text") return new TextPart();
   if (part.kind === "reasoning") return new ReasoningPart();
   if (part.kind === "question") return new QuestionPart(actions);
+  if (part.data?.file) return new FilePart();
   return new DataPart();
 }
 
@@ -292,6 +315,7 @@ class ReasoningPart {
 
 class QuestionPart {
   constructor(actions) {
+    this.actions = actions;
     this.card = new QuestionCard((answer) => actions.answer(this.question, answer));
     this.node = this.card.node;
   }
@@ -300,7 +324,17 @@ class QuestionPart {
     const data = part.data ?? {};
     const isOpen = item.question && item.question.question === data.question;
     this.question = data.question;
-    this.card.update(data, isOpen ? item.question : null, item.answering ?? null);
+    this.card.update(data, isOpen ? item.question : null, item.answering ?? null, this.actions.me);
+  }
+}
+
+class FilePart {
+  node = el("div", { class: "shown-file" });
+
+  update(part) {
+    if (this.file === part.data.file) return;
+    this.file = part.data.file;
+    this.node.replaceChildren(fileOf(part));
   }
 }
 
@@ -317,45 +351,6 @@ class DataPart {
     setText(this.label, part.kind === "tool" ? interpolate(gettext("Tool: %(name)s"), { name: name ?? "" }) : part.text || gettext("Data"));
     setText(this.body, JSON.stringify(part.data ?? null, null, 2));
   }
-}
-
-/** The flow's steps, folded to one line that says what goes on. */
-class Steps {
-  constructor() {
-    this.label = el("span", { class: "steps-label" });
-    this.list = el("ol", { class: "steps-list" });
-    this.node = el("details", { class: "fold steps", hidden: true }, el("summary", {}, icon("chevron"), this.label), this.list);
-  }
-
-  update(item, isLive) {
-    const { steps } = item;
-    const now = isLive ? (item.activity ?? steps.findLast((step) => step.state === "start")?.title) : null;
-    this.node.hidden = !steps.length && !now && item.status !== "starting" && !(isLive && !item.parts.length);
-    const failed = steps.some((step) => step.state === "error");
-    const whole = interpolate(ngettext("%(count)s step", "%(count)s steps", steps.length), { count: steps.length });
-    setText(this.label, isLive ? now || gettext("Working …") : failed ? interpolate(gettext("%(steps)s, one failed"), { steps: whole }) : whole);
-    this.node.classList.toggle("live", isLive);
-    const shown = JSON.stringify(steps);
-    if (shown === this.shown) return;
-    this.shown = shown;
-    this.list.replaceChildren(
-      ...steps.map((step) =>
-        el(
-          "li",
-          { "data-state": step.state },
-          icon(step.state === "error" ? "alert" : step.state === "end" ? "check" : "dot"),
-          el("span", { class: "step-title" }, step.title),
-          el("span", { class: "step-kind" }, step.kind),
-          !step.ms ? null : el("span", { class: "step-time" }, duration(step.ms)),
-          step.error ? el("span", { class: "step-error" }, step.error) : null,
-        ),
-      ),
-    );
-  }
-}
-
-function duration(ms) {
-  return ms < 1000 ? `${ms} ms` : `${(ms / 1000).toFixed(1)} s`;
 }
 
 // ------------------------------------------------------------------ pieces of both
@@ -397,8 +392,30 @@ function problem(error, trace, buttons, keepsText = false) {
       { class: "problem-body" },
       el("p", { class: "problem-text" }, error?.text || gettext("Something went wrong.")),
       keepsText ? el("p", { class: "hint" }, gettext("What was written so far is kept.")) : null,
+      error?.retry_after ? el("p", { class: "hint" }, again(error.retry_after)) : null,
       el("div", { class: "problem-end" }, ...buttons, trace ? traceOf(trace, error?.code) : null),
     ),
+  );
+}
+
+function again(seconds) {
+  const count = Math.max(1, Math.ceil(seconds));
+  return interpolate(ngettext("You can try again in %(count)s second.", "You can try again in %(count)s seconds.", count), { count });
+}
+
+/** A file of ours: a picture is shown, anything else is a line to download. What is no id of ours is only named. */
+function fileOf({ data }) {
+  const name = data.name || gettext("File");
+  const mime = data.mime ?? "";
+  if (!/^[0-9a-f-]{36}$/.test(data.file)) return el("span", { class: "file" }, icon("file"), el("span", { class: "file-name" }, name));
+  const address = `/api/files/${data.file}/`;
+  const isPicture = /^image\/(png|jpeg|gif|webp|avif)$/.test(mime);
+  return el(
+    "a",
+    { class: isPicture ? "picture" : "file", href: address, download: name, title: name },
+    isPicture ? el("img", { src: address, alt: name, loading: "lazy" }) : icon("file"),
+    isPicture ? null : el("span", { class: "file-name" }, name),
+    isPicture || !data.bytes ? null : el("span", { class: "file-said" }, sizeOf(data.bytes)),
   );
 }
 

@@ -1,7 +1,16 @@
-/** What every page has: the choice of light and dark, and the drawer on narrow screens. */
+/** What every page has: the choices of look and language, and the drawer on narrow screens. */
 
-import { gettext } from "./i18n.js";
+import { notice } from "./dialog.js";
 import { icon } from "./dom.js";
+import { gettext } from "./i18n.js";
+import { menuOf } from "./menu.js";
+import { Rest } from "./rest.js";
+
+const node = document.getElementById("config");
+
+/** What the server says of this page and its user; null for one who is not signed in. */
+export const config = node && JSON.parse(node.textContent);
+export const rest = config && new Rest(config);
 
 const LOOKS = {
   system: { next: "light", icon: "system", label: () => gettext("Look: as the system") },
@@ -30,6 +39,23 @@ function chooseLook(button) {
     paint();
   });
   paint();
+}
+
+/** The user's own language, kept with him: pages, and sentences from the server, speak it from then on. */
+function chooseLanguage(button) {
+  const choose = async (locale) => {
+    try {
+      await rest.call("PATCH", "me/", { locale });
+      location.reload();
+    } catch (error) {
+      notice(error.message);
+    }
+  };
+  const chosen = config.user.locale;
+  menuOf(button, () => [
+    { label: gettext("As the browser says"), isChecked: !chosen, run: () => choose("") },
+    ...config.languages.map(([code, name]) => ({ label: name, isChecked: chosen === code, run: () => choose(code) })),
+  ]);
 }
 
 function drawer(side, opener) {
@@ -69,5 +95,6 @@ function growByHand() {
 
 if (!CSS.supports("field-sizing", "content")) growByHand();
 for (const button of document.querySelectorAll("[data-look]")) chooseLook(button);
+for (const button of document.querySelectorAll("[data-language]")) chooseLanguage(button);
 const side = document.querySelector("[data-drawer]");
 if (side) drawer(side, document.querySelector("[data-open-drawer]"));

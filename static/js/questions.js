@@ -19,8 +19,10 @@ export class QuestionCard {
    * @param data the part's: question, text, options, schema, and once answered action, value, label
    * @param open the question's event while it waits, else null
    * @param answering own answer on its way: {value, action, error}
+   * @param me the user's id
    */
-  update(data, open, answering) {
+  update(data, open, answering, me) {
+    this.me = me;
     const mode = open ? `open ${open.question}` : data.action ? `closed ${data.action}` : "gone";
     if (mode !== this.shown) {
       this.shown = mode;
@@ -154,9 +156,23 @@ export class QuestionCard {
             : gettext("No longer open");
     this.node.replaceChildren(
       el("p", { class: "question-text" }, data.text ?? ""),
-      el("p", { class: "answer-given" }, icon(data.action === "accept" ? "check" : "minus"), el("span", {}, said)),
+      el("p", { class: "answer-given" }, icon(data.action === "accept" ? "check" : "minus"), el("span", {}, said), this.whoSaid(data)),
     );
   }
+
+  /** Who answered, where it was not oneself; a question whose time is over answers itself. */
+  whoSaid(data) {
+    if (!data.action || data.action === "cancel" || (data.by && data.by === this.me)) return null;
+    return el("span", { class: "hint" }, data.by ? gettext("answered by somebody else") : gettext("by itself, as the time was over"));
+  }
+}
+
+/** Whether a typed text answers an open question, by the server's rule: free text, or an option's label or id. */
+export function takesText(question, text) {
+  if (question.schema) return false;
+  if (!question.options?.length) return true;
+  const wanted = text.trim().toLowerCase();
+  return question.options.some(({ id, label }) => label.trim().toLowerCase() === wanted || id.toLowerCase() === wanted);
 }
 
 /** An answer as a reader would say it. */

@@ -18,12 +18,13 @@ export class Rest {
     return this.call("GET", path);
   }
 
-  async call(method, path, body) {
+  /** `outlives`: it is to arrive although the page is left. */
+  async call(method, path, body, outlives = false) {
     const url = path.startsWith("/") || path.startsWith("http") ? path : this.api + path;
     const headers = { Accept: "application/json" };
     if (method !== "GET") headers["X-CSRFToken"] = this.csrf;
     if (body !== undefined) headers["Content-Type"] = "application/json";
-    const response = await fetch(url, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), credentials: "same-origin" });
+    const response = await fetch(url, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), credentials: "same-origin", keepalive: outlives });
     const answer = response.status === 204 ? null : await response.json().catch(() => null);
     if (!response.ok) throw new RestError(answer?.error ?? { code: String(response.status), text: response.statusText });
     return answer;

@@ -1,7 +1,11 @@
 /**
  * Follows the end of a growing text while its reader is there, and lets go as soon as he moves away: by wheel, touch,
- * keys, scroll bar or selection, whatever the distance. "New below" brings him back.
+ * keys, scroll bar or selection, whatever the distance. A button brings him back; it says "New below" only where
+ * text has come since he left.
  */
+
+import { setText } from "./dom.js";
+import { gettext } from "./i18n.js";
 
 const AT_END_PX = 8;
 
@@ -9,7 +13,10 @@ export class Follow {
   constructor(scroller, content, button) {
     this.scroller = scroller;
     this.button = button;
+    this.label = button.querySelector("[data-text]");
     this.isFollowing = true;
+    this.hasNew = false;
+    this.shown = "";
     this.top = 0;
     this.seenHeight = 0;
     scroller.addEventListener("wheel", (event) => event.deltaY < 0 && this.release(), { passive: true });
@@ -31,12 +38,21 @@ export class Follow {
   /** A jump that the reader asked for; from here on the end is followed again. */
   toEnd() {
     this.isFollowing = true;
+    this.hasNew = false;
     this.jump();
     this.tell();
   }
 
   release() {
     this.isFollowing = false;
+    this.tell();
+  }
+
+  /** `shown` differs where text has come. */
+  text(shown) {
+    if (shown === this.shown) return;
+    if (this.shown && !this.isFollowing && this.distance() > AT_END_PX * 3) this.hasNew = true;
+    this.shown = shown;
     this.tell();
   }
 
@@ -71,6 +87,10 @@ export class Follow {
 
   tell() {
     this.seenHeight = this.scroller.scrollHeight;
-    this.button.hidden = this.isFollowing || this.distance() <= AT_END_PX * 3;
+    const isAtEnd = this.isFollowing || this.distance() <= AT_END_PX * 3;
+    if (isAtEnd) this.hasNew = false;
+    this.button.hidden = isAtEnd;
+    this.button.classList.toggle("new", this.hasNew);
+    setText(this.label, this.hasNew ? gettext("New below") : gettext("To the end"));
   }
 }

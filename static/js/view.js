@@ -7,6 +7,7 @@
 
 export class View {
   constructor() {
+    this.isClosed = false; // nothing more can be said here
     this.flow = null;
     this.user = null;
     this.limits = { text_chars: 32000 };
@@ -169,7 +170,9 @@ export class View {
       const known = this.pending.find((p) => p.id === id);
       if (known) known.error = null;
       else {
-        this.pending.push({ id, type, text: command.text ?? "", target: command.message ?? null, reply: null, error: null });
+        this.pending.push({
+          id, type, text: command.text ?? "", target: command.message ?? null, attached: command.attached ?? [], reply: null, error: null,
+        });
       }
     } else if (type === "answer") {
       this.answering.set(command.question, { id, action: command.action ?? "accept", value: command.value, error: null });
@@ -228,6 +231,22 @@ export class View {
   addOlder(messages, more) {
     for (const message of messages) this.addMessage(message);
     this.more = more;
+  }
+
+  /** A turn's steps as REST tells them; what this page has seen of one itself is newer. */
+  addSteps(answer, nodes) {
+    const turn = [...this.turns.values()].find((t) => t.answer === answer);
+    const own = turn ? turn.steps : (this.ends.get(answer)?.steps ?? []);
+    const steps = new Map(nodes.map(stepOf).map((step) => [step.key, step]));
+    for (const step of own) {
+      const known = steps.get(step.key);
+      if (!known || known.state === "start") steps.set(step.key, step);
+    }
+    const all = [...steps.values()];
+    if (turn) {
+      turn.steps = all;
+      turn.rev += 1;
+    } else this.ends.set(answer, { error: null, usage: null, ...this.ends.get(answer), steps: all });
   }
 
   addMessage(message) {
@@ -304,9 +323,8 @@ const RULES = {
   node(view, frame) {
     const turn = view.turns.get(frame.turn);
     if (!turn) return;
-    const key = `${frame.node}#${frame.visit}`;
-    const step = turn.steps.find((s) => s.key === key);
-    const now = { key, kind: frame.kind, title: frame.title || frame.node, state: frame.state, ms: frame.ms ?? null, error: frame.error ?? null };
+    const now = stepOf(frame);
+    const step = turn.steps.find((s) => s.key === now.key);
     if (step) Object.assign(step, now);
     else turn.steps.push(now);
     turn.rev += 1;
@@ -371,7 +389,8 @@ const RULES = {
     view.ends.set(message.id, {
       error: frame.error ?? null,
       usage: frame.usage ?? null,
-      steps: (turn?.steps ?? []).map((s) => (s.state === "start" ? { ...s, state: "end" } : s)),
+      // A turn of which only the end was seen: its steps are asked for.
+      steps: turn ? turn.steps.map((s) => (s.state === "start" ? { ...s, state: "end" } : s)) : null,
     });
     if (turn) forgetParts(view, turn);
     // Unless the next turn has begun already, and the head with it.
@@ -391,6 +410,11 @@ const RULES = {
     if (frame.deleted) view.chat.deleted = true;
   },
 };
+
+/** A `node` event, or REST's row of one, as a step is shown. */
+function stepOf({ node, visit, kind, title, state, ms, output, error }) {
+  return { key: `${node}#${visit}`, kind, title: title || node, state, ms: ms ?? null, output: output ?? null, error: error ?? null };
+}
 
 function activity(view, frame) {
   const turn = view.turns.get(frame.turn);
@@ -464,10 +488,12 @@ function storedItem(message, view) {
     status: message.status,
     turn: message.turn,
     parts: message.parts ?? [],
-    steps: end?.steps ?? [],
+    steps: end?.steps ?? null,
     error: end?.error ?? null,
     usage: end?.usage ?? null,
     created: message.created,
+    feedback: message.feedback ?? null,
+    isClosed: view.isClosed,
     siblings: message.role === "notice" ? [] : view.siblings(message),
     rev: 0,
   };
@@ -496,7 +522,10 @@ function pendingItem(command) {
     role: "user",
     status: command.error ? "failed" : "sending",
     command: command.id,
-    parts: [{ id: command.id, kind: "text", text: command.text, data: null }],
+    parts: [
+      { id: command.id, kind: "text", text: command.text, data: null },
+      ...command.attached.map((file) => ({ id: file.id, kind: "data", text: "", data: { ...file, file: file.id } })),
+    ],
     steps: [],
     error: command.error,
     siblings: [],

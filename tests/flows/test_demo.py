@@ -135,6 +135,14 @@ async def test_the_wizard_greets_with_what_was_answered(drink: str, cups: int, t
     assert ctx.vars == {"guest": "Anna"}
 
 
+async def test_the_wizard_greets_whoever_declines_everything() -> None:
+    ctx = FakeContext(demo.WIZARD, answers=[Answer("decline", None, "")] * 3)
+    await run_flow({}, ctx)
+    said = "".join(ctx.written)
+    assert "As you like." in said and "Welcome, **dear guest**!" in said and "your drink: nothing" in said
+    assert "cups" not in said
+
+
 async def test_the_wizard_reaches_its_end_by_first_options_short_texts_and_defaults() -> None:
     answers = []
     for item in demo.WIZARD["nodes"]:

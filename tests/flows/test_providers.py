@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
+from accounts import locale as languages
 from flows import providers
 from flows.models import Provider
 from providers.base import LLMMessage, LLMRequest, ProviderError, Usage
@@ -111,10 +112,10 @@ def test_the_world_knows_handlers(db: None) -> None:
 
 @pytest.mark.parametrize("kind", ProviderError.__init__.__annotations__["kind"].__args__)
 def test_each_kind_of_error_is_in_the_catalogue(kind: Any) -> None:
-    error = providers.wire_error(ProviderError(kind, "the vendor said sk-secret", retry_after=3))
+    error = providers.wire_error(ProviderError(kind, "The server answered 500.", retry_after=3))
     assert error.code in CATALOGUE and error.code.startswith("provider_")
-    assert error.extra == {"retry_after": 3}
-    assert "sk-secret" not in str(error)
+    assert error.extra == {"retry_after": 3, "cause": "The server answered 500."}
+    assert languages.sentence(error, "en") == f"{CATALOGUE[error.code].text} (The server answered 500)"
 
 
 @pytest.mark.parametrize(

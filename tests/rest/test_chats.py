@@ -219,6 +219,18 @@ async def test_a_flow_that_went_offline_takes_no_new_turn(anna: Remote) -> None:
     assert (status, body["error"]["code"]) == (409, "flow_offline")
 
 
+async def test_a_turn_tells_its_steps_before_and_after_its_end(anna: Remote) -> None:
+    chat = await chat_with(anna, ASK)
+    _, reply, _ = await anna("POST", f"chats/{chat}/turns/", {"text": "hi"})
+    waiting = await in_state(anna, reply["turn"], "waiting")
+    assert [(row["node"], row["state"]) for row in waiting["nodes"]] == [("start", "end"), ("ask", "start")]
+    await anna("POST", f"questions/{waiting['question']['question']}/answer/", {"value": "Anna"})
+    ended = await in_state(anna, reply["turn"], "done")
+    assert [row["node"] for row in ended["nodes"]] == ["start", "ask", "hello", "end"]
+    assert {row["state"] for row in ended["nodes"]} == {"end"}
+    assert all(row["ms"] is not None for row in ended["nodes"])
+
+
 async def test_a_question_is_answered(anna: Remote, bert: Remote) -> None:
     chat = await chat_with(anna, ASK)
     _, reply, _ = await anna("POST", f"chats/{chat}/turns/", {"text": "hi"})
