@@ -15,7 +15,8 @@ for a new one: the page makes the UUID), `title`, and `config`, to be given to t
 api: "/api/", socket: "/chat/<flow id>", csrf: token for the header X-CSRFToken, version, languages: [[code, name]]}`.
 
 `edit.html` (`/edit/<flow id>/`, who may edit): `flow` (a Flow row), `config` as above with, besides,
-`providers: {slug: [model, …]}`: what graphs may name. The draft itself is read by REST.
+`providers: {slug: [model, …]}`: what graphs may name, and `admin`: the flow's page for operators, null for others. The
+draft itself is read by REST.
 
 `/logout/` takes POST (Django's LogoutView) and goes to `/login/`. Static text for scripts is at `/jsi18n/`.
 `404.html` and `500.html` are Django's own names.
@@ -30,6 +31,7 @@ from django.db import DatabaseError, connection
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.middleware.csrf import get_token
 from django.shortcuts import render
+from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
@@ -90,7 +92,9 @@ def edit_page(request: HttpRequest, ref: str) -> HttpResponse:
     if flow is None or not rights.can_edit(identity, flow):
         raise Http404
     known = {slug: list(models) for slug, models in providers.world().providers.items()}
-    context = {"flow": flow, "config": page_config(request, identity, flow) | {"providers": known}}
+    admin_page = reverse("admin:flows_flow_change", args=[flow.id]) if identity.is_staff else None
+    config = page_config(request, identity, flow) | {"providers": known, "admin": admin_page}
+    context = {"flow": flow, "config": config}
     return render(request, "edit.html", context)
 
 

@@ -1,13 +1,13 @@
 /** The page of a flow's editor: joins the draft's text, the form, the picture, faults, builds, debug runs, versions. */
 
-import "./page.js";
+import { notice } from "./dialog.js";
 import { el, setText } from "./dom.js";
 import { Cards, adder } from "./editor/cards.js";
-import { ask, difference, sideBySide, toast } from "./editor/dialogs.js";
+import { ask, difference, sideBySide } from "./editor/dialogs.js";
 import { Faults } from "./editor/faults.js";
 import { FlowRest } from "./editor/flow.js";
-import { addNode, duplicate, format, read, removeEdge, removeNode, rename, setEdge, setField, setFieldTree, setKind, setTitle } from "./editor/graph.js";
-import { parse } from "./editor/json.js";
+import { addNode, duplicate, format, indexOf, read, removeEdge, removeNode, rename, setEdge, setField, setFieldTree, setKind, setTitle } from "./editor/graph.js";
+import { find, parse } from "./editor/json.js";
 import { Local } from "./editor/local.js";
 import { Panels } from "./editor/panels.js";
 import { Picture } from "./editor/picture.js";
@@ -17,22 +17,24 @@ import { Trial } from "./editor/trial.js";
 import { Versions } from "./editor/versions.js";
 import { W } from "./editor/words.js";
 import { interpolate } from "./i18n.js";
+import { menuOf } from "./menu.js";
+import { config } from "./page.js";
 
 const POLL_MS = 200;
-const config = JSON.parse(document.getElementById("config").textContent);
+const LONG_S = 20;
 const $ = (name) => document.querySelector(`[data-${name}]`);
 
 const rest = new FlowRest(config);
 const local = new Local(config.user.id, config.flow.id, localStorage);
 const world = { kinds: new Map(), providers: config.providers };
 const panels = new Panels($("panels"));
-const say = (text, options) => toast($("toasts"), text, options);
 
 let graph = read("{}"); // the draft as it stands
 let whole = graph; // the last one that was JSON: what form and picture show
 let saved = { text: null, revision: 0 }; // what the server has
 let builtText = null; // what the last successful build was made of
 let isSaving = null;
+let isFlowOnline = false;
 
 const source = new Source($("source"), {
   label: $("source").dataset.label,
@@ -56,12 +58,12 @@ const cards = new Cards($("cards"), world, {
   duplicate(index) {
     const { id, changes } = duplicate(whole, index);
     source.edit(changes);
-    cards.reveal(id);
+    select(id, { opens: true, focuses: true });
   },
   remove(index) {
     const next = whole.nodes[index + 1] ?? whole.nodes[index - 1];
     source.edit(removeNode(whole, index));
-    if (next) cards.reveal(next.id);
+    if (next) select(next.id, { opens: true, focuses: true });
   },
   select: (id) => select(id),
 });
@@ -125,6 +127,14 @@ function select(id, { scrolls = false, opens = false, focuses = false } = {}) {
   if (scrolls && !opens) cards.cardOf(id)?.node.scrollIntoView({ block: "nearest" });
   picture.select(id);
   picture.reveal(id);
+  showText(id);
+}
+
+/** The text follows the form and the picture, unless one writes in it. */
+function showText(id) {
+  if (document.activeElement === $("source") || !graph.isWhole) return;
+  const tree = find(graph.root, ["nodes", indexOf(graph, id)]);
+  if (tree) source.reveal({ from: tree.from, to: tree.from });
 }
 
 function insert(kind, after = null) {
@@ -132,9 +142,7 @@ function insert(kind, after = null) {
   const branch = node ? (whole.edges.find((edge) => edge.from === after)?.branch ?? firstBranch(node)) : null;
   const { id, changes } = addNode(whole, kind, { after, branch });
   source.edit(changes);
-  picture.select(id);
-  picture.reveal(id);
-  cards.reveal(id);
+  select(id, { opens: true, focuses: true });
 }
 
 /** A node without an edge that must choose: its first branch. */
@@ -185,7 +193,7 @@ function paint() {
 // ------------------------------------------------------------------ saving
 
 function told(error) {
-  say(interpolate(W.failed, { why: error.message }), { isBad: true });
+  notice(interpolate(W.failed, { why: error.message }), null, LONG_S);
   if (error.faults) faults.show(error.faults);
 }
 
@@ -208,7 +216,7 @@ async function saveNow(text, revision) {
     return true;
   } catch (error) {
     if (error.code === "conflict") return settle(text);
-    say(interpolate(W.saveFailed, { why: error.message }), { isBad: true });
+    notice(interpolate(W.saveFailed, { why: error.message }), null, LONG_S);
     if (error.faults) faults.show(error.faults);
     return false;
   }
@@ -253,8 +261,7 @@ function toldOf(flow) {
   const isOnline = flow.status === "online";
   setText($("status"), isOnline ? interpolate(W.isOnline, { number: flow.version }) : W.isOffline);
   $("status").classList.toggle("online", isOnline);
-  $("offline").hidden = !isOnline;
-  $("chat").hidden = !isOnline;
+  isFlowOnline = isOnline;
   versions.told(flow);
 }
 
@@ -304,7 +311,7 @@ function progress({ status, progress: done }) {
 function failedBuild(build) {
   faults.show(build.faults);
   panels.show("faults");
-  say(build.faults.length ? interpolate(W.trialNeedsBuild, { text: build.faults[0].text }) : W.buildFailed, { isBad: true });
+  notice(build.faults.length ? interpolate(W.trialNeedsBuild, { text: build.faults[0].text }) : W.buildFailed, null, LONG_S);
 }
 
 async function publish() {
@@ -332,22 +339,22 @@ async function publish() {
   if (choice !== "publish") return;
   const version = await rest.publish(note.value.trim());
   await refreshed();
-  say(interpolate(W.published, { number: version.number }));
+  notice(interpolate(W.published, { number: version.number }));
 }
 
 async function offline() {
   const choice = await ask({
-    title: $("offline").dataset.ask,
-    hint: $("offline").dataset.hint,
+    title: W.askOffline,
+    hint: W.offlineHint,
     actions: [
       { value: null, label: W.cancel, look: "small quiet" },
-      { value: "offline", label: $("offline").dataset.label },
+      { value: "offline", label: W.takeOffline },
     ],
   });
   if (choice !== "offline") return;
   toldOf(await rest.offline());
   versions.paint();
-  say(W.takenOffline);
+  notice(W.takenOffline);
 }
 
 async function refreshed() {
@@ -372,7 +379,7 @@ async function restore(number) {
     const text = formatted(draft);
     accepted(flow, text);
     source.replace(text);
-    say(interpolate(W.restoredVersion, { number }));
+    notice(interpolate(W.restoredVersion, { number }));
   } catch (error) {
     if (error.code === "conflict") await settle(source.text);
     else told(error);
@@ -387,15 +394,20 @@ function act(name, run) {
 
 act("save", save);
 act("build", async () => {
-  if (await built()) say(W.built);
+  if (await built()) notice(W.built);
 });
 act("publish", publish);
-act("offline", offline);
 act("undo", () => source.undo());
 act("redo", () => source.redo());
 act("format", () => {
   if (graph.isWhole) source.replace(formatted(graph.root));
 });
+menuOf($("more"), () => [
+  isFlowOnline ? { label: W.chatWithIt, icon: "chat", run: () => (location.href = `/f/${config.flow.slug}/`) } : null,
+  { label: W.exportIt, icon: "download", run: () => (location.href = `${config.api}flows/${config.flow.id}/export/`) },
+  config.admin ? { label: W.admin, icon: "cog", run: () => (location.href = config.admin) } : null,
+  isFlowOnline ? { label: W.takeOffline, icon: "plug", run: () => offline().catch(told), isGrave: true } : null,
+]);
 act("zoom-in", () => picture.zoom(1.25));
 act("zoom-out", () => picture.zoom(0.8));
 act("zoom-fit", () => picture.fit());
@@ -443,7 +455,7 @@ function bringBack() {
   saved = { text: saved.text, revision: kept.revision };
   source.replace(kept.text);
   if (isStale) settle(kept.text).catch(told);
-  else say(W.restored, { action: { label: W.discard, run: () => discard().catch(told) } });
+  else notice(W.restored, { label: W.discard, run: () => discard().catch(told) }, LONG_S);
 }
 
 async function discard() {
@@ -456,5 +468,5 @@ async function discard() {
 
 begin().catch((error) => {
   setText($("save-state"), "");
-  say(interpolate(W.loadFailed, { why: error.message }), { isBad: true });
+  notice(interpolate(W.loadFailed, { why: error.message }), null, LONG_S);
 });

@@ -1,11 +1,9 @@
 /** The list of flows: a new one, or one from a file; both open in the editor. */
 
-import "./page.js";
 import { W } from "./editor/words.js";
 import { interpolate } from "./i18n.js";
-import { Rest } from "./rest.js";
+import { rest } from "./page.js";
 
-const rest = new Rest(JSON.parse(document.getElementById("config").textContent));
 const $ = (name) => document.querySelector(`[data-${name}]`);
 const form = $("new-form");
 

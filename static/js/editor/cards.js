@@ -2,6 +2,7 @@
 
 import { el, icon, setText } from "../dom.js";
 import { interpolate } from "../i18n.js";
+import { menuOf } from "../menu.js";
 import { Group, keyOf } from "./fields.js";
 import { branchesOf, variables } from "./graph.js";
 import { targetOf } from "./places.js";
@@ -221,26 +222,28 @@ class Head {
     this.id.addEventListener("change", () => this.renamed());
     this.title = el("input", { type: "text", maxlength: "120", autocomplete: "off" });
     this.title.addEventListener("input", () => actions.setTitle(card.index, this.title.value));
-    this.kind = el("select", {});
-    this.kind.append(...[...world.kinds.values()].map((kind) => el("option", { value: kind.kind }, kind.title)));
-    this.kind.addEventListener("change", () => actions.setKind(card.index, world.kinds.get(this.kind.value)));
+    this.kind = el("button", { type: "button", class: "button small kind-button", id: `kind-${(count += 1)}` });
+    menuOf(this.kind, () =>
+      [...world.kinds.values()].map((kind) => ({
+        label: kind.title,
+        isChecked: kind.kind === card.now.kind,
+        run: () => kind.kind !== card.now.kind && actions.setKind(card.index, kind),
+      })),
+    );
     this.idError = el("p", { class: "field-error" });
     this.error = el("p", { class: "field-error" });
-    this.node = el("div", { class: "card-fields" }, el("div", { class: "row" }, field(W.title, this.title), field(W.id, this.id, this.idError), field(W.kind, this.kind)), this.error);
+    this.node = el("div", { class: "card-fields" }, el("div", { class: "row" }, field(W.title, this.title), field(W.id, this.id, this.idError), el("div", { class: "field" }, el("span", { class: "label" }, W.kind), this.kind)), this.error);
   }
 
   update() {
     const { now } = this.card;
     if (document.activeElement !== this.id) this.id.value = now.id;
     if (this.title.value !== now.title) this.title.value = now.title;
-    const isKnown = this.card.cards.world.kinds.has(now.kind);
-    const stray = this.kind.querySelector("[data-stray]");
-    if (isKnown) stray?.remove();
-    else if (stray?.value !== now.kind) {
-      stray?.remove();
-      this.kind.prepend(el("option", { value: now.kind, "data-stray": true }, now.kind || "–"));
-    }
-    this.kind.value = now.kind;
+    const title = this.card.kind?.title ?? now.kind;
+    if (title === this.kindTitle) return;
+    this.kindTitle = title;
+    this.kind.replaceChildren(title, icon("chevron"));
+    this.kind.setAttribute("aria-label", `${W.kind}: ${title}`);
   }
 
   renamed() {
@@ -345,15 +348,11 @@ class Edges {
   }
 }
 
-/** A native list of kinds: choosing one adds it. */
+/** A button with a menu of kinds: choosing one adds it. */
 export function adder(kinds, label, onAdd) {
-  const select = el("select", { class: "adder", "aria-label": label }, el("option", { value: "" }, `+ ${label}`));
-  select.append(...[...kinds.values()].filter((kind) => !kind.is_start).map((kind) => el("option", { value: kind.kind }, kind.title)));
-  select.addEventListener("change", () => {
-    const kind = kinds.get(select.value);
-    select.value = "";
-    if (kind) onAdd(kind);
-  });
-  return select;
+  const button = el("button", { type: "button", class: "button small quiet adder" }, icon("plus"), label);
+  menuOf(button, () =>
+    [...kinds.values()].filter((kind) => !kind.is_start).map((kind) => ({ label: kind.title, icon: "dot", run: () => onAdd(kind) })),
+  );
+  return button;
 }
-

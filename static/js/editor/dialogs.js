@@ -1,6 +1,7 @@
 /** Dialogs of the editor, and the difference of two drafts as people read it. */
 
-import { el, icon, iconButton } from "../dom.js";
+import { openDialog } from "../dialog.js";
+import { el } from "../dom.js";
 import { interpolate } from "../i18n.js";
 import { folded, lines } from "./diff.js";
 import { W } from "./words.js";
@@ -11,26 +12,16 @@ import { W } from "./words.js";
  */
 export function ask({ title, hint = null, body = null, actions, isWide = false }) {
   return new Promise((resolve) => {
-    const name = `dialog-${Date.now()}`;
-    const dialog = el("dialog", { class: `dialog${isWide ? " wide" : ""}`, "aria-labelledby": name });
+    let chosen = null;
     const finish = (value) => {
+      chosen = value;
       dialog.close();
-      dialog.remove();
-      resolve(value);
     };
     const buttons = actions.map(({ value, label, look = "" }) => el("button", { type: "button", class: `button ${look}`.trim(), onclick: () => finish(value) }, label));
-    dialog.append(
-      el("header", { class: "dialog-head" }, el("h2", { id: name }, title), iconButton("close", W.close, () => finish(null))),
-      el("div", { class: "dialog-body" }, hint ? el("p", { class: "hint" }, hint) : null, body),
-      el("footer", { class: "dialog-end" }, ...buttons),
-    );
-    dialog.addEventListener("cancel", (event) => {
-      event.preventDefault();
-      finish(null);
-    });
-    document.body.append(dialog);
-    dialog.showModal();
-    (dialog.querySelector("textarea, input") ?? buttons.at(-1))?.focus();
+    const content = el("div", { class: "ask-body" }, hint ? el("p", { class: "hint" }, hint) : null, body);
+    const dialog = openDialog(title, [content, el("div", { class: "ask-end" }, ...buttons)], isWide ? "ask wide" : "ask");
+    dialog.addEventListener("close", () => resolve(chosen));
+    (dialog.querySelector("textarea, input") ?? buttons.at(-1)).focus();
   });
 }
 
@@ -71,20 +62,4 @@ export function sideBySide(theirs, mine, titles) {
     return el("section", { class: "side-column" }, el("h3", {}, title), list);
   };
   return el("div", { class: "sides" }, column(titles.theirs, "more"), column(titles.mine, "less"));
-}
-
-/** A line at the foot of the page that says what happened, and goes. */
-export function toast(box, text, { isBad = false, action = null } = {}) {
-  const note = el("div", { class: `toast${isBad ? " bad" : ""}` }, icon(isBad ? "alert" : "check"), el("p", {}, text));
-  if (action) {
-    const button = el("button", { type: "button", class: "button small" }, action.label);
-    button.addEventListener("click", () => {
-      note.remove();
-      action.run();
-    });
-    note.append(button);
-  }
-  note.append(iconButton("close", W.close, () => note.remove()));
-  box.replaceChildren(note);
-  if (!isBad && !action) setTimeout(() => note.remove(), 6000);
 }

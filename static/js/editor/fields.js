@@ -8,6 +8,7 @@
 
 import { el, iconButton, setText } from "../dom.js";
 import { interpolate } from "../i18n.js";
+import { menuOf } from "../menu.js";
 import { namesFor } from "./complete.js";
 import { bare, empty, isEither, resolve } from "./graph.js";
 import { parse, print, treeOf } from "./json.js";
@@ -176,23 +177,12 @@ class Template {
   }
 }
 
-/** A native list: it works by keys and by touch everywhere, and fills itself when it is opened. */
+/** A button with a menu of the variables that may be read here. */
 function picker(slot, onPick) {
-  const select = el("select", { class: "picker", "aria-label": interpolate(W.insertInto, { field: slot.label }) }, el("option", { value: "" }, "{{ }}"));
-  const fill = () => {
-    const known = slot.host.variables();
-    if (known.join("\n") === select.shown) return;
-    select.shown = known.join("\n");
-    select.replaceChildren(el("option", { value: "" }, "{{ }}"), ...known.map((name) => el("option", { value: name }, name)));
-  };
-  select.addEventListener("pointerdown", fill);
-  select.addEventListener("focus", fill);
-  select.addEventListener("change", () => {
-    const name = select.value;
-    select.value = "";
-    if (name) onPick(name);
-  });
-  return select;
+  const label = interpolate(W.insertInto, { field: slot.label });
+  const button = el("button", { type: "button", class: "picker", title: label, "aria-label": label }, "{{ }}");
+  menuOf(button, () => slot.host.variables().map((name) => ({ label: name, icon: "none", run: () => onPick(name) })));
+  return button;
 }
 
 function insertAt(input, text) {

@@ -1,6 +1,5 @@
 /** A debug run of the built draft beside the form: a chat of its own, and what each node read, gave, took and cost. */
 
-import { Composer } from "../composer.js";
 import { el, icon, setText } from "../dom.js";
 import { gettext, interpolate } from "../i18n.js";
 import { Messages } from "../messages.js";
@@ -8,6 +7,7 @@ import { fieldsOf, valueOf } from "../questions.js";
 import { Follow } from "../scroll.js";
 import { View } from "../view.js";
 import { Wire, newId } from "../wire.js";
+import { Sayer } from "./sayer.js";
 import { Trace, costOf, duration, money } from "./trace.js";
 import { W } from "./words.js";
 
@@ -26,7 +26,7 @@ export class Trial {
     this.starter = this.part("start");
     this.starter.addEventListener("click", () => this.start());
     this.follow = new Follow(this.part("scroller"), this.part("content"), this.part("to-end"));
-    this.composer = new Composer(this.part("composer"), { onSend: (text) => this.say(text), onStop: () => this.stop() });
+    this.composer = new Sayer(this.part("composer"), { onSend: (text) => this.say(text), onStop: () => this.stop() });
     this.messages = new Messages(this.part("messages"), this.tools());
     this.rows = new Map();
     this.view = new View();
@@ -37,6 +37,11 @@ export class Trial {
   /** What a chat's messages can be asked to do here. */
   tools() {
     return {
+      me: this.config.user.id,
+      goOn: () => this.say(gettext("Go on.")),
+      rate: null,
+      stepsOf: () => {},
+      linkTo: (item) => new URL(`/c/${this.chat}/#m-${item.key}`, location.href).href,
       answer: (question, answer) => this.send("answer", { question, ...answer }),
       regenerate: (item) => this.send("regenerate", { message: item.key }),
       edit: (item, text) => this.send("edit", { message: item.key, text }),
@@ -180,6 +185,7 @@ export class Trial {
     this.timer = null;
     const items = this.view.items();
     this.messages.paint(items);
+    this.follow.text(`${items.length} ${(items.at(-1)?.parts ?? []).reduce((sum, part) => sum + (part.text?.length ?? 0) + 1, 0)}`);
     const state = this.view.state;
     const isLive = this.wire?.state.name === "live";
     this.composer.update({ state, isStopping: this.view.stopping.size > 0, isClosed: !isLive, placeholder: W.write });
@@ -212,7 +218,8 @@ export class Trial {
     }
     this.part("trace").hidden = !rows.length;
     const { ms, tokens, cost } = this.trace.total;
-    setText(this.part("total"), rows.length ? interpolate(W.total, { time: duration(ms), tokens, cost: money(cost) }) : "");
+    const used = tokens ? [interpolate(W.tokens, { count: tokens }), interpolate(W.cost, { cost: money(cost) })] : [];
+    setText(this.part("total"), rows.length ? [...used, duration(ms)].join(" · ") : "");
   }
 }
 
