@@ -67,6 +67,9 @@ class Api:
 
 
 def open_editor(page: Page, flow: dict[str, Any]) -> None:
+    """In a window so high that CodeMirror draws the whole text."""
+    if page.viewport_size["width"] > 1000:
+        page.set_viewport_size({"width": 1400, "height": 1400})
     page.goto(f"/edit/{flow['id']}/")
     expect_ready(page)
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from flows.kinds import KINDS
 from tests.server import HeadraceServer
@@ -26,6 +26,10 @@ from tests.web.editing import (
 )
 
 WHERE = Path(__file__).parent
+SHORT = {
+    "nodes": [{"id": "start", "kind": "start"}, {"id": "end", "kind": "end"}],
+    "edges": [{"from": "start", "to": "end"}],
+}
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +86,7 @@ def test_saving_keeps_what_nobody_touched_and_the_order_of_people(page: Page, ap
 
 
 def test_flow_is_built_by_keyboard_alone(page: Page, api: Api):
-    flow = api.flow(
-        "Keys",
-        {
-            "nodes": [{"id": "start", "kind": "start"}, {"id": "end", "kind": "end"}],
-            "edges": [{"from": "start", "to": "end"}],
-        },
-    )
+    flow = api.flow("Keys", SHORT)
     open_editor(page, flow)
     card(page, "start").locator(".card-head").focus()
     page.keyboard.press("Shift+Tab")  # into the picture's tools or the form's head: no trap
@@ -291,10 +289,11 @@ def test_build_shows_how_far_it_is(page: Page, api: Api):
             {"status": "success", "progress": 100, "faults": [], "build": "b"},
         ]
     )
-    page.route(
-        "**/build/",
-        lambda route: route.fulfill(json={"build": "b"} if route.request.method == "POST" else next(states)),
-    )
+
+    def told(route: Route) -> None:
+        route.fulfill(json={"build": "b"} if route.request.method == "POST" else next(states))
+
+    page.route("**/build/", told)
     open_editor(page, api.flow("Progress"))
     page.evaluate(
         """() => {
@@ -384,6 +383,11 @@ def test_changes_that_were_not_saved_come_back_and_can_be_discarded(page: Page, 
 # ----------------------------------------------------------------------------------- ways in, narrow screens
 
 
+def give_file(page: Page, content: bytes) -> None:
+    file = {"name": "flow.json", "mimeType": "application/json", "buffer": content}
+    page.locator("[data-import-file]").set_input_files(file)
+
+
 def test_new_flow_is_made_on_the_list_and_a_flow_travels_by_file(page: Page, api: Api):
     page.goto("/")
     page.get_by_role("button", name="New flow").click()
@@ -397,17 +401,13 @@ def test_new_flow_is_made_on_the_list_and_a_flow_travels_by_file(page: Page, api
         choose(page, page.get_by_role("button", name="More"), "Export what is saved")
     path = download.value.path()
     page.goto("/")
-    page.locator("[data-import-file]").set_input_files(
-        {"name": "flow.json", "mimeType": "application/json", "buffer": path.read_bytes()}
-    )
+    give_file(page, path.read_bytes())
     expect_ready(page)
     expect(page.get_by_role("heading", level=1)).to_have_text("Traveller")
     assert flow["id"] not in page.url
     expect(card(page, "ask")).to_be_visible()
     page.goto("/")
-    page.locator("[data-import-file]").set_input_files(
-        {"name": "x.json", "mimeType": "application/json", "buffer": b"{"}
-    )
+    give_file(page, b"{")
     expect(page.get_by_role("alert")).to_contain_text("This file is no flow")
     page.get_by_role("link", name="Edit Traveller").first.click()
     expect_ready(page)
