@@ -11,7 +11,11 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts import store, tokens
-from accounts.rest.bodies import Body, Flag, Text
+from accounts.authentication import SCOPES
+from accounts.models import ApiKey, User
+from accounts.rest.bodies import Body, Flag, Text, found, path_id
+from accounts.rest.pages import page
+from streams.clock import stamp
 from streams.errors import WireError
 
 
@@ -32,6 +36,14 @@ class Me(Body):
     locale = serializers.ChoiceField(
         choices=[("", _("as the browser says")), *settings.LANGUAGES], allow_blank=True, required=False
     )
+    theme = serializers.ChoiceField(
+        choices=[("", _("as the browser says")), *User.Theme.choices], allow_blank=True, required=False
+    )
+
+
+class NewKey(Body):
+    name = Text(max_length=100)
+    scopes = serializers.ListField(child=serializers.ChoiceField(choices=SCOPES), allow_empty=False, max_length=10)
 
 
 class TokenView(APIView):
@@ -73,6 +85,8 @@ class RevokeView(APIView):
 class TicketView(APIView):
     """A ticket for a socket's address: one use, one minute."""
 
+    scopes = SCOPES
+
     def post(self, request: Request) -> Response:
         ticket, expires = tokens.buy_ticket(request.auth)
         left_s = round((expires - timezone.now()).total_seconds())
@@ -80,15 +94,51 @@ class TicketView(APIView):
 
 
 class MeView(APIView):
+    read_scopes = SCOPES
+
     def get(self, request: Request) -> Response:
         return Response(me_json(request))
 
     def patch(self, request: Request) -> Response:
         body = Me.of(request)
-        if "locale" in body:
-            store.set_locale(request.auth.user_id, body["locale"])
-            request.user.locale = body["locale"]
+        if body:
+            store.set_preferences(request.auth.user_id, **body)
+        for name, value in body.items():
+            setattr(request.user, name, value)
         return Response(me_json(request))
+
+
+class KeysView(APIView):
+    """One's API keys. A key is shown once, when it is made."""
+
+    def get(self, request: Request) -> Response:
+        rows = store.live_keys(request.auth.user_id)
+        return page(request, rows, ("created", "id"), lambda rows: [key_json(row) for row in rows])
+
+    def post(self, request: Request) -> Response:
+        body = NewKey.of(request)
+        row, value = store.create_key(request.auth.user_id, body["name"], body["scopes"])
+        headers = {"Location": f"{request.path}{row.id}/", "Cache-Control": "no-store"}
+        return Response(key_json(row) | {"key": value}, status=201, headers=headers)
+
+
+class KeyView(APIView):
+    """Taken back, a key is good no more, and its sockets close."""
+
+    def delete(self, request: Request, ref: str) -> Response:
+        row = found(store.live_keys(request.auth.user_id).filter(id=path_id(ref)).first())
+        tokens.forget(store.end_logins(login=str(row.login_id)))
+        return Response(status=204)
+
+
+def key_json(row: ApiKey) -> dict[str, object]:
+    return {
+        "id": str(row.id),
+        "name": row.name,
+        "scopes": row.scopes,
+        "hint": row.hint,
+        "created": stamp(row.created),
+    }
 
 
 def me_json(request: Request) -> dict[str, object]:
@@ -97,5 +147,6 @@ def me_json(request: Request) -> dict[str, object]:
         "username": request.user.get_username(),
         "name": request.auth.name,
         "locale": request.user.locale,
+        "theme": request.user.theme,
         "staff": request.auth.is_staff,
     }

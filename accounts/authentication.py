@@ -3,7 +3,7 @@
 from typing import Any
 
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
-from rest_framework.permissions import BasePermission
+from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
 from accounts import tokens
@@ -50,15 +50,36 @@ class PageSessionAuthentication(SessionAuthentication):
             raise WireError("csrf_failed") from error
 
 
-class IsStaff(BasePermission):
-    def has_permission(self, request: Request, view: Any) -> bool:
-        return bool(request.auth and request.auth.is_staff)
+SCOPES = ("chat", "flows", "sessions")
 
 
-class MaySeeSessions(BasePermission):
-    """Staff, and viewers: who may look at stream sessions in the admin."""
+class HasScope(BasePermission):
+    """Who has logged in may come; an API key where the view names one of its scopes.
+
+    A view's `scopes` are those that may do everything there, `read_scopes` those that may read. Without them keys
+    are refused.
+    """
 
     def has_permission(self, request: Request, view: Any) -> bool:
         if not request.auth:
             return False
-        return request.auth.is_staff or request.user.has_perm("streams.view_streamsession")
+        scopes = getattr(view, "scopes", ())
+        if request.method in SAFE_METHODS:
+            scopes = (*scopes, *getattr(view, "read_scopes", ()))
+        return request.auth.may(*scopes)
+
+
+class IsStaff(HasScope):
+    def has_permission(self, request: Request, view: Any) -> bool:
+        return super().has_permission(request, view) and request.auth.is_staff
+
+
+class MaySeeSessions(HasScope):
+    """Staff, and viewers: who may look at stream sessions in the admin. To change something: staff."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        if not super().has_permission(request, view):
+            return False
+        if request.auth.is_staff:
+            return True
+        return request.method in SAFE_METHODS and request.user.has_perm("streams.view_streamsession")

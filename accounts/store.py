@@ -6,11 +6,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import models, transaction
 from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
 
-from accounts.models import Login, Ticket, User
+from accounts.models import ApiKey, Login, Ticket, User
 from streams import database
+from streams.errors import WireError
+
+KEY_PREFIX = "hr_"
+KEYS_FULL = _("You have too many keys. Take some back first.")
 
 
 def begin_login(user_id: int) -> str:
@@ -24,10 +29,10 @@ def rotate(login: str, old_jti: str, new_jti: str) -> bool:
 
 
 def end_logins(*, login: str | None = None, user_id: int | None = None) -> list[str]:
-    """Ends one log-in or every one of a user. Which ended."""
-    which: dict[str, Any] = {"id": login} if login is not None else {"user_id": user_id}
+    """Ends one log-in or every one of a user, his API keys apart: those are taken back one by one. Which ended."""
+    which: dict[str, Any] = {"id": login} if login is not None else {"user_id": user_id, "api_key": None}
     with transaction.atomic():
-        live = Login.objects.select_for_update().filter(**which, ended_at=None)
+        live = Login.objects.select_for_update(of=("self",)).filter(**which, ended_at=None)
         ended = list(live.values_list("id", flat=True))
         Login.objects.filter(id__in=ended).update(ended_at=Now())
     return [str(pk) for pk in ended]
@@ -51,13 +56,41 @@ def spend_ticket(value: str) -> Ticket | None:
         ticket = Ticket.objects.filter(hash=_hash(value), expires__gt=Now()).first()
         if ticket is None:
             return None
-        deleted, _ = Ticket.objects.filter(hash=ticket.hash).delete()
+        deleted, _by_model = Ticket.objects.filter(hash=ticket.hash).delete()
         return ticket if deleted else None
+
+
+def create_key(user_id: int, name: str, scopes: list[str]) -> tuple[ApiKey, str]:
+    """A new API key's row, and the key, which is not kept. Raises validation_error past `keys_per_user`."""
+    value = KEY_PREFIX + secrets.token_urlsafe(32)
+    with transaction.atomic():
+        if live_keys(user_id).count() >= settings.HEADRACE.keys_per_user:
+            raise WireError("validation_error", fields={"name": KEYS_FULL})
+        login = Login.objects.create(user_id=user_id)
+        row = ApiKey.objects.create(
+            user_id=user_id,
+            login=login,
+            name=name,
+            scopes=sorted(set(scopes)),
+            hash=_hash(value),
+            hint=value[-4:],
+        )
+    return row, value
+
+
+def live_keys(user_id: int) -> models.QuerySet[ApiKey]:
+    return ApiKey.objects.filter(user_id=user_id, login__ended_at=None)
+
+
+def login_of_key(value: str) -> str | None:
+    found = ApiKey.objects.filter(hash=_hash(value)).values_list("login_id", flat=True).first()
+    return None if found is None else str(found)
 
 
 def _hash(value: str) -> str:
     return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def set_locale(user_id: int, locale: str) -> None:
-    User.objects.filter(id=user_id).update(locale=locale)
+def set_preferences(user_id: int, **changes: str) -> None:
+    """`locale`, `theme`."""
+    User.objects.filter(id=user_id).update(**changes)

@@ -45,6 +45,11 @@ class Identity(msgspec.Struct, frozen=True):
     expires_at: float | None
     source: str
     locale: str
+    scopes: frozenset[str] | None = None  # of an API key; null: everything
+
+    def may(self, *scopes: str) -> bool:
+        """Whether an API key has one of these scopes; who has logged in himself has all."""
+        return self.scopes is None or not self.scopes.isdisjoint(scopes)
 
 
 class Credential(msgspec.Struct, frozen=True):
@@ -62,6 +67,7 @@ class Credential(msgspec.Struct, frozen=True):
 class Known(NamedTuple):
     user: User
     group_ids: frozenset[int]
+    scopes: frozenset[str] | None = None
 
 
 # ------------------------------------------------------------------------------------- where a token comes from
@@ -106,6 +112,8 @@ def verify(credential: Credential) -> Identity:
         return _verify_ticket(credential.value)
     if credential.source == "session":
         return _verify_session(credential.value)
+    if credential.value.startswith(store.KEY_PREFIX):
+        return _verify_key(credential)
     token = _read(AccessToken, credential.value)
     known = _known_as(token["login"], token["sub"])
     return identity_of(known, token["login"], float(token["exp"]), credential.source)
@@ -125,6 +133,7 @@ def identity_of(
         expires_at=expires_at,
         source=source,
         locale=known.user.locale,
+        scopes=known.scopes,
     )
 
 
@@ -158,10 +167,13 @@ _known: dict[str, tuple[float, Known | None]] = {}
 
 
 def _look_up(login: str) -> Known | None:
-    found = Login.objects.select_related("user").filter(id=login, ended_at=None, user__is_active=True).first()
+    rows = Login.objects.select_related("user", "api_key")
+    found = rows.filter(id=login, ended_at=None, user__is_active=True).first()
     if found is None:
         return None
-    return Known(found.user, frozenset(found.user.groups.values_list("id", flat=True)))
+    key = getattr(found, "api_key", None)
+    groups = frozenset(found.user.groups.values_list("id", flat=True))
+    return Known(found.user, groups, None if key is None else frozenset(key.scopes))
 
 
 def _known_as(login: str, user_id: str) -> Known:
@@ -178,6 +190,15 @@ def _verify_ticket(value: str) -> Identity:
     login = str(ticket.login_id)
     expires_at = ticket.token_expires.timestamp() if ticket.token_expires else None
     return identity_of(_known_as(login, str(ticket.user_id)), login, expires_at, "ticket")
+
+
+def _verify_key(credential: Credential) -> Identity:
+    """An API key never ends by itself."""
+    login = store.login_of_key(credential.value)
+    known = known_user(login) if login else None
+    if known is None:
+        raise WireError("unauthorized")
+    return identity_of(known, login, None, credential.source)
 
 
 def _verify_session(key: str) -> Identity:

@@ -1,4 +1,4 @@
-"""REST of chats, turns, questions and stream sessions: the chat without a socket, by the same manager."""
+"""REST of chats, turns and questions: the chat without a socket, by the same manager."""
 
 import secrets
 import uuid
@@ -18,7 +18,6 @@ from rest_framework.views import APIView
 
 from accounts import locale as languages
 from accounts import rights
-from accounts.authentication import MaySeeSessions
 from accounts.rest.bodies import Body, Flag, Json, Text, found, path_id
 from accounts.rest.pages import page
 from accounts.tokens import Identity
@@ -32,7 +31,6 @@ from chat.turns.states import ACTIVE, TurnState
 from flows import store as flows
 from streams.clock import stamp
 from streams.errors import WireError
-from streams.models import StreamSession
 
 TITLE_CHARS = 200
 COMMENT_CHARS = 2000
@@ -76,7 +74,11 @@ class Nothing(Body):
 # ------------------------------------------------------------------------------------------------------- chats
 
 
-class ChatsView(APIView):
+class ChatAPIView(APIView):
+    scopes = ("chat",)
+
+
+class ChatsView(ChatAPIView):
     """One's own chats, pinned ones first, then by their last turn. `q` searches titles and texts."""
 
     def get(self, request: Request) -> Response:
@@ -97,7 +99,7 @@ class ChatsView(APIView):
         return Response(chats_json([chat])[0], status=201, headers={"Location": location})
 
 
-class ChatView(APIView):
+class ChatView(ChatAPIView):
     def get(self, request: Request, ref: str) -> Response:
         return Response(chats_json([own_chat(request.auth, ref)])[0])
 
@@ -107,27 +109,37 @@ class ChatView(APIView):
         if "head" in body:
             body["head"] = str(body["head"])
         if body:
-            _ask(lambda manager: manager.patch_chat(str(chat.id), request.auth.user_id, **body))
+            ask_manager(lambda manager: manager.patch_chat(str(chat.id), request.auth.user_id, **body))
         return Response(chats_json([own_chat(request.auth, ref)])[0])
 
     def delete(self, request: Request, ref: str) -> Response:
         chat = own_chat(request.auth, ref)
-        _ask(lambda manager: manager.delete_chat(str(chat.id), request.auth.user_id))
+        ask_manager(lambda manager: manager.delete_chat(str(chat.id), request.auth.user_id))
         return Response(status=204)
 
 
-class RestoreView(APIView):
+class EventsView(ChatAPIView):
+    """Server-sent events: `chat/doors/events.py` answers before this view is asked.
+
+    What comes here is of another method, or of a page of another site.
+    """
+
+    def get(self, request: Request, ref: str) -> Response:
+        raise WireError("forbidden")
+
+
+class RestoreView(ChatAPIView):
     """Undoes a deletion. Turns that it ended stay ended."""
 
     def post(self, request: Request, ref: str) -> Response:
         mine = Chat.objects.filter(user_id=request.auth.user_id, kind=Chat.Kind.CHAT)
         chat = found(mine.filter(id=path_id(ref)).first())
         Nothing.of(request)
-        _ask(lambda manager: manager.restore_chat(str(chat.id), request.auth.user_id))
+        ask_manager(lambda manager: manager.restore_chat(str(chat.id), request.auth.user_id))
         return Response(chats_json([own_chat(request.auth, ref)])[0])
 
 
-class ExportView(APIView):
+class ExportView(ChatAPIView):
     """The chat as a file: `?as=md` the branch that is shown, `?as=json` the whole tree."""
 
     def get(self, request: Request, ref: str) -> HttpResponse:
@@ -138,7 +150,7 @@ class ExportView(APIView):
         return export.as_file(chat, form)
 
 
-class MessagesView(APIView):
+class MessagesView(ChatAPIView):
     """Newest first, of all branches; `?branch=<message>`: that message and its ancestors."""
 
     def get(self, request: Request, ref: str) -> Response:
@@ -197,7 +209,7 @@ def _ancestors(chat: Chat, branch: str) -> list[uuid.UUID]:
     return path
 
 
-class FeedbackView(APIView):
+class FeedbackView(ChatAPIView):
     """What one thinks of an answer."""
 
     def put(self, request: Request, ref: str) -> Response:
@@ -214,7 +226,7 @@ class FeedbackView(APIView):
 # ------------------------------------------------------------------------------------------------------- turns
 
 
-class TurnsView(APIView):
+class TurnsView(ChatAPIView):
     """A `say` without a socket. `Idempotency-Key` is its id: the same again answers the same."""
 
     def post(self, request: Request, ref: str) -> Response:
@@ -232,21 +244,21 @@ class TurnsView(APIView):
         return Response(reply, status=202, headers={"Location": f"/api/turns/{reply['turn']}/"})
 
 
-class TurnView(APIView):
+class TurnView(ChatAPIView):
     def get(self, request: Request, ref: str) -> Response:
         turn = own_turn(request.auth, ref)
         return Response(turn_json(turn, _nodes_of(turn)))
 
 
-class StopView(APIView):
+class StopView(ChatAPIView):
     def post(self, request: Request, ref: str) -> Response:
         turn = own_turn(request.auth, ref)
         Nothing.of(request)
         stop = protocol.Stop(id=_command_id(request), turn=str(turn.id))
-        return Response(_ask(lambda manager: manager.stop_turn(request.auth, str(turn.chat_id), stop)))
+        return Response(ask_manager(lambda manager: manager.stop_turn(request.auth, str(turn.chat_id), stop)))
 
 
-class AnswerView(APIView):
+class AnswerView(ChatAPIView):
     def post(self, request: Request, ref: str) -> Response:
         mine = Question.objects.filter(turn__chat__in=own_chats(request.auth)).select_related("turn")
         question = found(mine.filter(id=path_id(ref)).first())
@@ -254,7 +266,7 @@ class AnswerView(APIView):
         answer = protocol.AnswerCommand(
             id=_command_id(request), question=str(question.id), value=body.get("value"), action=body["action"]
         )
-        return Response(_ask(lambda manager: manager.answer(request.auth, str(question.turn.chat_id), answer)))
+        return Response(ask_manager(lambda manager: manager.answer(request.auth, str(question.turn.chat_id), answer)))
 
 
 def own_turn(identity: Identity, ref: str) -> Turn:
@@ -329,51 +341,6 @@ async def _say(identity: Identity, chat: str, locale: str, said: protocol.Say) -
 
 
 @async_to_sync
-async def _ask(what: Callable[[managers.ChatManager], Awaitable[Any]]) -> Any:
+async def ask_manager(what: Callable[[managers.ChatManager], Awaitable[Any]]) -> Any:
     """On the loop on which this process's manager lives."""
     return await what(await managers.start())
-
-
-# ---------------------------------------------------------------------------------------------------- sessions
-
-
-class SessionsView(APIView):
-    permission_classes = (MaySeeSessions,)
-
-    def get(self, request: Request) -> Response:
-        rows = StreamSession.objects.select_related("user")
-        return page(request, rows, ("started", "id"), lambda rows: [session_json(row) for row in rows])
-
-
-class SessionView(APIView):
-    permission_classes = (MaySeeSessions,)
-
-    def get(self, request: Request, ref: str) -> Response:
-        row = StreamSession.objects.select_related("user").filter(id=path_id(ref)).first()
-        return Response(session_json(found(row)))
-
-
-def session_json(row: StreamSession) -> dict[str, Any]:
-    return {
-        "id": str(row.id),
-        "user": row.user and {"id": str(row.user.pk), "name": row.user.get_username()},
-        "flow": row.flow and str(row.flow),
-        "chat": row.chat and str(row.chat),
-        "door": row.door,
-        "kind": row.kind,
-        "state": row.state,
-        "dialect": row.dialect,
-        "worker": row.worker and str(row.worker),
-        "address": row.address,
-        "user_agent": row.user_agent,
-        "trace": row.trace,
-        "bytes_sent": row.bytes_sent,
-        "bytes_recv": row.bytes_recv,
-        "chunks_sent": row.chunks_sent,
-        "chunks_recv": row.chunks_recv,
-        "started": stamp(row.started),
-        "last_seen": stamp(row.last_seen),
-        "ended": row.ended and stamp(row.ended),
-        "close_code": row.close_code,
-        "close_reason": row.close_reason,
-    }

@@ -18,6 +18,7 @@ import structlog  # noqa: E402
 from django.conf import settings  # noqa: E402
 
 from accounts.tokens import credential_of  # noqa: E402
+from chat.doors import events  # noqa: E402
 from chat.doors.admission import subprotocol  # noqa: E402
 from chat.doors.consumer import ChatConsumer  # noqa: E402
 from chat.turns import manager  # noqa: E402
@@ -36,7 +37,10 @@ consumer = ChatConsumer.as_asgi()
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
-        await manager.start()  # idempotent; where there is no lifespan (Daphne) this is the start
+        running = await manager.start()  # idempotent; where there is no lifespan (Daphne) this is the start
+        if events.is_event_path(scope) and not is_foreign(scope):
+            await events.serve(running, scope, receive, send)
+            return
         await django_application(scope, receive, send)
     elif scope["type"] == "websocket":
         await _serve_socket(scope, receive, send)
@@ -68,15 +72,20 @@ def refusal(scope: Scope) -> int | None:
     named = [offered for offered in scope.get("subprotocols", []) if not offered.startswith(BEARER)]
     if named and subprotocol(named) is None:
         return 400
+    return 403 if is_foreign(scope) else None
+
+
+def is_foreign(scope: Scope) -> bool:
+    """Whether a page of another origin speaks, or a socket by what browsers send by themselves."""
     headers = scope.get("headers", [])
     origins = [value.decode("latin-1") for name, value in headers if name.lower() == b"origin"]
     if not origins:
-        return 403 if credential_of(scope).needs_origin else None
+        # Browsers leave it out where a page reads its own site; another site's page can't read the answer.
+        return scope["type"] == "websocket" and credential_of(scope).needs_origin
     host = next((value.decode("latin-1") for name, value in headers if name.lower() == b"host"), "")
     is_secure = settings.TLS or scope.get("scheme") in {"wss", "https"}
-    if len(origins) == 1 and is_allowed(origins[0], host, is_secure, settings.ALLOWED_ORIGINS, settings.ALLOWED_HOSTS):
-        return None
-    return 403
+    is_ours = is_allowed(origins[0], host, is_secure, settings.ALLOWED_ORIGINS, settings.ALLOWED_HOSTS)
+    return len(origins) > 1 or not is_ours
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

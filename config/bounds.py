@@ -30,10 +30,15 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     send_timeout_s: float = 10
     ping_every_s: float = 20
     ping_timeout_s: float = 15
+    sse_comment_s: float = 15
     auth_warning_s: float = 60
     auth_grace_s: float = 30
     auth_check_s: float = 4
     ticket_s: float = 60
+    keys_per_user: int = 50
+    # REST
+    rest_requests_per_minute: int = 1200
+    rest_anonymous_per_minute: int = 60
     # turns
     turns_per_user: int = 5
     turns_per_worker: int = 500

@@ -171,10 +171,11 @@ REST_FRAMEWORK = {
         "accounts.authentication.BearerAuthentication",
         "accounts.authentication.PageSessionAuthentication",
     ],
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PERMISSION_CLASSES": ["accounts.authentication.HasScope"],
     "DEFAULT_PARSER_CLASSES": ["accounts.rest.bodies.JSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["accounts.rest.bodies.JSONRenderer"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "accounts.rest.bodies.JSONOnly",
+    "DEFAULT_THROTTLE_CLASSES": ["accounts.rest.throttles.PerMinute"],
     "EXCEPTION_HANDLER": "accounts.rest.errors.handle_exception",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }

@@ -8,7 +8,7 @@ from django.views.i18n import JavaScriptCatalog
 
 from accounts import api as accounts_api
 from chat import api as chat_api
-from chat import views
+from chat import sessions_api, views
 from config import errors
 from flows import api as flows_api
 
@@ -17,6 +17,8 @@ api = [
     path("auth/refresh/", accounts_api.RefreshView.as_view()),
     path("auth/revoke/", accounts_api.RevokeView.as_view()),
     path("auth/ticket/", accounts_api.TicketView.as_view()),
+    path("keys/", accounts_api.KeysView.as_view()),
+    path("keys/<str:ref>/", accounts_api.KeyView.as_view()),
     path("me/", accounts_api.MeView.as_view()),
     path("flows/", flows_api.FlowsView.as_view()),
     path("flows/import/", flows_api.ImportView.as_view()),
@@ -37,6 +39,7 @@ api = [
     path("chats/", chat_api.ChatsView.as_view()),
     path("chats/<str:ref>/", chat_api.ChatView.as_view()),
     path("chats/<str:ref>/messages/", chat_api.MessagesView.as_view()),
+    path("chats/<str:ref>/events/", chat_api.EventsView.as_view()),
     path("chats/<str:ref>/restore/", chat_api.RestoreView.as_view()),
     path("chats/<str:ref>/export/", chat_api.ExportView.as_view()),
     path("messages/<str:ref>/feedback/", chat_api.FeedbackView.as_view()),
@@ -44,8 +47,11 @@ api = [
     path("turns/<str:ref>/", chat_api.TurnView.as_view(), name="turn"),
     path("turns/<str:ref>/stop/", chat_api.StopView.as_view()),
     path("questions/<str:ref>/answer/", chat_api.AnswerView.as_view()),
-    path("sessions/", chat_api.SessionsView.as_view()),
-    path("sessions/<str:ref>/", chat_api.SessionView.as_view()),
+    path("sessions/", sessions_api.SessionsView.as_view()),
+    path("sessions/totals/", sessions_api.TotalsView.as_view()),
+    path("sessions/<str:ref>/", sessions_api.SessionView.as_view()),
+    path("sessions/<str:ref>/close/", sessions_api.CloseView.as_view()),
+    path("workers/", sessions_api.WorkersView.as_view()),
     re_path(r"", errors.api_not_found),
 ]
 

@@ -95,6 +95,8 @@ class NewProvider(ProviderPatch):
 class FlowAPIView(APIView):
     """Tells faults in the reader's language."""
 
+    scopes = ("flows",)
+
     def handle_exception(self, exc: Exception) -> Response:
         if isinstance(exc, WireError) and "faults" in exc.extra:
             exc.extra["faults"] = faults_json(exc.extra["faults"])
@@ -106,6 +108,8 @@ class FlowAPIView(APIView):
 
 class FlowsView(FlowAPIView):
     """Flows one may chat with or edit. Filters: `status` (online, offline), `owner` (an id), `q` (name, slug, text)."""
+
+    read_scopes = ("chat",)
 
     def get(self, request: Request) -> Response:
         rows = seen_flows(request.auth).select_related("owner", "published").prefetch_related("groups")
@@ -121,6 +125,8 @@ class FlowsView(FlowAPIView):
 
 
 class FlowView(FlowAPIView):
+    read_scopes = ("chat",)
+
     def get(self, request: Request, ref: str) -> Response:
         return _flow_response(seen_flow(request.auth, ref), request.auth)
 
@@ -166,7 +172,7 @@ class BuildEventsView(FlowAPIView):
     """Server-sent events: `chat/doors/events.py` answers before this view is asked. Other methods end here."""
 
     def get(self, request: Request, ref: str) -> Response:
-        raise WireError("not_supported")
+        raise WireError("forbidden")  # of a page of another site
 
 
 class PublishView(FlowAPIView):
@@ -396,6 +402,8 @@ def _filtered(rows: QuerySet, request: Request) -> QuerySet:
 
 class NodesView(APIView):
     """Kinds of nodes with the JSON Schema of their fields."""
+
+    scopes = ("flows",)
 
     def get(self, request: Request) -> Response:
         kinds = [kind.describe() for kind in KINDS.values()]

@@ -51,6 +51,7 @@ class StreamSession(models.Model):
     started = models.DateTimeField(db_index=True)
     last_seen = models.DateTimeField()
     ended = models.DateTimeField(null=True, blank=True)
+    close_asked = models.DateTimeField(null=True, blank=True)  # when an operator asked for its end
     close_code = models.PositiveSmallIntegerField(null=True, blank=True)
     close_reason = models.CharField(max_length=64, blank=True)
 

@@ -82,6 +82,11 @@ class Pump:
         self._has_ended = False
         self._taken = 0
 
+    @property
+    def epoch(self) -> str:
+        """Of the event that is being sent."""
+        return self._epoch
+
     # ------------------------------------------------------------------------------ what others say
 
     def follow(self, ring: Ring, position: Position | None) -> None:

@@ -49,6 +49,17 @@ def create_session(values: dict[str, Any]) -> None:
     StreamSession.objects.get_or_create(id=fields.pop("id"), defaults=fields)
 
 
+def ask_close(session: str) -> bool:
+    """An operator wants its end. False: it has ended, or was asked before."""
+    return bool(StreamSession.objects.filter(id=session, ended=None, close_asked=None).update(close_asked=now()))
+
+
+def asked_to_close(worker: str) -> list[str]:
+    """Live sessions of a worker that operators want closed: the slow poll behind the control message."""
+    asked = StreamSession.objects.filter(worker=worker, ended=None, close_asked__isnull=False)
+    return [str(session) for session in asked.values_list("id", flat=True)]
+
+
 def write_sessions(worker: str, rows: list[SessionRow]) -> None:
     """Counters, states and ends of many sessions of `worker`, in one statement.
 

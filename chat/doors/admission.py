@@ -155,6 +155,8 @@ async def identify(scope: dict[str, Any]) -> Identity:
 async def admit(scope: dict[str, Any], identity: Identity) -> Admitted:
     """From a known user to an open chat, in the order of the contract. Raises the first refusal as WireError."""
     address = parse(scope)
+    if not identity.may("chat"):
+        raise WireError("forbidden")
     locale = locale_of(scope, identity.locale)
     found = await database.read(_find, identity, address)
     return await _admitted(identity, address, found, locale)

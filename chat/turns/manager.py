@@ -185,8 +185,12 @@ class ChatManager:
         scope: dict[str, Any],
         send: Callable[[dict[str, Any]], Awaitable[None]],
         trace: str,
-    ) -> ChatClient:
-        """A ChatClient for an admitted socket, its session open, its chat watched. Raises WireError unavailable."""
+        make: Callable[..., Any] = ChatClient,
+    ) -> Any:
+        """A client, made by `make`, for who was admitted; its session open, its chat watched.
+
+        Raises WireError unavailable.
+        """
         ring = await self.hub.watch(admitted.chat)
         try:
             session = await self.sessions.open(
@@ -202,7 +206,7 @@ class ChatManager:
             self.hub.leave(admitted.chat)
             raise
         session.move(StreamState.CONNECTED)
-        client = ChatClient(self, admitted, session, send, trace, ring)
+        client = make(self, admitted, session, send, trace, ring)
         self._clients[session.id] = client
         self._by_chat[client.chat].add(client)
         self._by_user[client.identity.user_id].add(client)
@@ -328,6 +332,10 @@ class ChatManager:
 
     async def restore_chat(self, chat: str, user: int) -> None:
         await self._transact(chat, store.restore_chat, chat, user)
+
+    async def close_session(self, session: str) -> None:
+        """By an operator, whose wish its row holds."""
+        self._control("session_closed", session=session)
 
     async def flow_deleted(self, flow: str) -> None:
         """End the turns of a deleted flow: every sweep looks for some."""
@@ -577,7 +585,7 @@ class ChatManager:
             client.tick(now, wall)
 
     async def _poll_logins(self) -> None:
-        """Log-ins and users that ended: their sockets close."""
+        """Log-ins and users that ended, sessions that operators ended: their sockets close."""
         clients = list(self._clients.values())
         if not clients:
             return
@@ -587,6 +595,13 @@ class ChatManager:
         for client in clients:
             if client.identity.login in ended or client.identity.user_id in ended:
                 client.close_soon(WireError("unauthorized"))
+
+        for session in await database.read(worker_store.asked_to_close, self.worker):
+            self._close_session(session)
+
+    def _close_session(self, session: str) -> None:
+        if session in self._clients:
+            self._clients[session].close_soon(WireError("session_closed"))
 
     def _on_degraded(self, is_degraded: bool) -> None:
         frame = protocol.Degraded(since=_now()) if is_degraded else protocol.Restored()
@@ -634,6 +649,8 @@ class ChatManager:
             frame = protocol.encode_frame(protocol.Chats(chat=message["data"]))
             for client in self._by_user.get(message["user"], ()):
                 client.post(frame)
+        elif kind == "session_closed":
+            self._close_session(message["session"])
         elif kind == "chat_deleted":
             for client in self.clients_of(message["chat"]):
                 client.close_soon(WireError("chat_deleted"))

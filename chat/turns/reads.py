@@ -10,6 +10,7 @@ from chat import shapes
 from chat.models import Chat, Message, Question, Turn
 from chat.turns.states import ACTIVE, UNENDED, TurnState
 from streams.database import now
+from streams.errors import WireError
 from streams.models import Worker
 from streams.store import alive_since
 
@@ -20,6 +21,15 @@ def owner(chat_id: str) -> tuple[int, str] | None:
     if row is None:
         return None
     return (-1, "") if row[2] else (row[0], str(row[1]))
+
+
+def flow_of_own_chat(chat_id: str, user: int) -> str:
+    """Whose chat it is, and its flow. Raises WireError not_found."""
+    mine = Chat.objects.filter(id=chat_id, user_id=user, deleted=False, flow__isnull=False)
+    row = mine.values_list("flow_id").first()
+    if row is None:
+        raise WireError("not_found")
+    return str(row[0])
 
 
 def chat_of_turn(turn_id: str) -> str:

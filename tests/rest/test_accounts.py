@@ -28,7 +28,14 @@ def log_in(password: str = "a password") -> Api:
 
 def test_a_pair_of_tokens_for_name_and_password(anna: User) -> None:
     me = log_in().get("me/").json()
-    assert me == {"id": str(anna.pk), "username": "anna", "name": "Anna", "locale": "", "staff": False}
+    assert me == {
+        "id": str(anna.pk),
+        "username": "anna",
+        "name": "Anna",
+        "locale": "",
+        "theme": "",
+        "staff": False,
+    }
 
 
 @pytest.mark.parametrize(("name", "password"), [("anna", "wrong"), ("nobody", "a password"), ("an\0na", "x")])

@@ -1,4 +1,4 @@
-"""Chats, turns, questions and sessions by REST. Turns run on a server in this process."""
+"""Chats, turns and questions by REST. Turns run on a server in this process."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,6 @@ from accounts.models import User
 from chat.models import Chat, Command, Message, Turn
 from flows.models import Flow
 from streams.database import write
-from streams.models import StreamSession
 from tests.rest.conftest import Api, bare, code_of
 from tests.rest.remote import ASK, HELLO, Remote, chat_with, in_state, online
 
@@ -304,22 +303,3 @@ async def test_says_at_once_are_one_turn_after_the_other(anna: Remote) -> None:
     assert {status for status, _, _ in replies} == {202}
     for _, reply, _ in replies:
         await in_state(anna, reply["turn"], "done")
-
-
-# ---------------------------------------------------------------------------------------------------- sessions
-
-
-def test_sessions_are_for_staff_and_viewers(api: Make) -> None:
-    from django.contrib.auth.models import Permission
-
-    anna, chief, viewer = api("anna"), api("chief", is_staff=True), api("viewer")
-    viewer.user.user_permissions.add(Permission.objects.get(codename="view_streamsession"))
-    now = timezone.now()
-    row = StreamSession.objects.create(user=anna.user, started=now, last_seen=now, bytes_sent=2048, chunks_sent=7)
-    for path in ("sessions/", f"sessions/{row.id}/"):
-        assert code_of(anna.get(path)) == (403, "forbidden")
-        assert viewer.get(path).status_code == 200
-    shown = chief.get(f"sessions/{row.id}/").json()
-    assert chief.get("sessions/").json()["results"] == [shown]
-    assert (shown["user"]["name"], shown["bytes_sent"], shown["chunks_sent"]) == ("anna", 2048, 7)
-    assert code_of(chief.get("sessions/x/")) == (404, "not_found")

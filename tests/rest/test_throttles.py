@@ -1,0 +1,48 @@
+"""Requests a minute, of a user over all his tokens and of an address."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from accounts.rest import throttles
+from tests.rest.conftest import Api, code_of
+
+Make = Callable[..., Api]
+
+
+@pytest.fixture
+def window(monkeypatch: pytest.MonkeyPatch, settings: Any, db: None) -> None:
+    """A minute of this test's own, three requests long, that does not pass."""
+    import uuid
+
+    settings.HEADRACE = msgspec.structs.replace(
+        settings.HEADRACE, rest_requests_per_minute=3, rest_anonymous_per_minute=2
+    )
+    settings.REDIS_PREFIX = f"hr:{uuid.uuid4().hex}:"
+    monkeypatch.setattr(throttles.time, "time", lambda: 1_800_000_010.0)
+
+
+def test_a_user_has_so_many_requests_a_minute_over_all_his_tokens(api: Make, window: None) -> None:
+    anna, again, bert = api("anna"), api("anna"), api("bert")
+    assert [anna.get("me/").status_code, again.get("me/").status_code, anna.get("x/").status_code] == [200, 200, 404]
+    assert anna.get("me/").status_code == 200  # what is not there is not counted
+    refused = again.get("me/")
+    assert code_of(refused) == (429, "throttled")
+    assert refused.json()["error"]["retryable"] is True
+    assert 0 < refused.json()["error"]["retry_after"] <= 60 and 0 < int(refused["Retry-After"]) <= 60
+    assert bert.get("me/").status_code == 200
+
+
+def test_nobody_is_counted_by_his_address(api: Make, window: None) -> None:
+    codes = [code_of(api().post("auth/refresh/", {"refresh": "x"}))[0] for _ in range(3)]
+    assert codes == [401, 401, 429]
+
+
+def test_without_redis_nobody_is_counted(api: Make, window: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> None:
+        raise OSError
+
+    monkeypatch.setattr(throttles.redis, "blocking_client", away)
+    assert {api("anna").get("me/").status_code for _ in range(5)} == {200}
