@@ -10,6 +10,7 @@ WORKDIR /app
 COPY requirements.txt .
 RUN pip install -r requirements.txt
 COPY . .
+RUN python -m config.translations
 
 USER headrace
 ENV HOST=0.0.0.0 PORT=8000 DATA_DIR=/data LOG_FORMAT=json

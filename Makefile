@@ -72,13 +72,9 @@ chromium: $(DEV_STAMP)
 			else $(PY) -m playwright install chromium; fi; \
 		} || echo "== no Chromium to be had: the tests of the pages will fail"
 
-# Translations are compiled where gettext is; English needs none.
-messages:
-	@if command -v msgfmt >/dev/null 2>&1; then \
-		for po in locale/*/LC_MESSAGES/*.po; do \
-			[ -f "$$po" ] || continue; mo="$${po%.po}.mo"; \
-			[ "$$mo" -nt "$$po" ] || { echo "== translation $$po"; msgfmt --check -o "$$mo" "$$po"; }; \
-		done; fi
+# By a library of ours, so that no machine needs gettext's own tools for it.
+messages: $(RUN_STAMP)
+	@$(PY) -m config.translations
 
 clean:
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

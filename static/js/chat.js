@@ -28,7 +28,7 @@ let isNew = !config.chat;
 const outboxKey = `headrace.outbox.${chat}`;
 
 const view = new View();
-const list = new ChatList($("chats"), $("search"), rest, { current: chat, userId: config.user.id, onBack: () => wire.tryNow() });
+const list = new ChatList($("chats"), $("search"), rest, { current: chat, userId: config.user.id, onBack });
 const follow = new Follow($("scroller"), $("content"), $("to-end"));
 const announcer = new Announcer($("status"), $("read-out"));
 const causes = new Map(); // answer id -> error, read by REST for answers that failed before this page was open
@@ -356,11 +356,15 @@ document.addEventListener("visibilitychange", () => document.visibilityState ===
 addEventListener("pageshow", (event) => event.persisted && wire.tryNow());
 addEventListener("hashchange", jumpToAnchor);
 listen({ stop, newChat: openNew, focusComposer: () => composer.area.focus(), palette });
-menuOf($("chat-menu"), () => [
-  ...list.actions(chat),
-  { label: gettext("Print"), icon: "print", run: () => print() },
-  { label: gettext("Keys"), icon: "keys", run: showKeys },
-]);
+menuOf($("chat-menu"), () => {
+  const actions = list.actions(chat);
+  return [
+    ...actions.filter((action) => !action.isGrave),
+    { label: gettext("Print"), icon: "print", run: () => print() },
+    { label: gettext("Keys"), icon: "keys", run: showKeys },
+    ...actions.filter((action) => action.isGrave),
+  ];
+});
 $("find").addEventListener("click", palette);
 $("attach").addEventListener("click", () => $("choose").click());
 $("choose").addEventListener("change", () => {
@@ -368,6 +372,14 @@ $("choose").addEventListener("change", () => {
   $("choose").value = "";
 });
 takeFiles(document.getElementById("main"), composer.area, files);
+
+/** The chat was deleted and is back: it is entered as if for the first time. */
+function onBack() {
+  if (wire.state.name !== "deleted") return;
+  wire.position = null;
+  view.chat.deleted = false;
+  wire.tryNow();
+}
 
 function openNew() {
   location.href = `/f/${config.flow.slug}/`;

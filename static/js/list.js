@@ -64,6 +64,7 @@ export class ChatList {
       if (this.next === null || this.isFirstPage) this.next = page.next;
       this.isFirstPage = true;
       this.hasFailed = false;
+      if (page.results.some((chat) => chat.id === this.current)) this.onBack(); // restored elsewhere
     } catch {
       this.hasFailed = true;
     }

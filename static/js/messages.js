@@ -91,12 +91,12 @@ class Said {
     this.files.replaceChildren(...item.parts.filter((part) => part.data?.file).map((part) => el("li", {}, fileOf(part))));
     setText(this.state, STATES[item.status]?.(item) ?? "");
     this.problem.replaceChildren(...(item.status === "failed" ? [this.failure(item)] : []));
-    this.under.replaceChildren(...this.tools(item));
+    showTools(this.under, item, () => this.tools(item));
   }
 
   tools(item) {
     if (item.status === "queued") {
-      return [button(gettext("Take back"), () => this.actions.unqueue(item), item.stopping)];
+      return [button(gettext("Take back"), () => this.actions.unqueue(this.item), item.stopping)];
     }
     if (item.status !== "done") return [];
     return [
@@ -205,7 +205,7 @@ class Answer {
     setText(this.state, this.stateText(item));
     this.paintProblem(item);
     this.feedback.update(item.feedback ?? null);
-    this.under.replaceChildren(...this.tools(item));
+    showTools(this.under, item, () => this.tools(item));
   }
 
   paintParts(item, isLive) {
@@ -354,6 +354,14 @@ class DataPart {
 }
 
 // ------------------------------------------------------------------ pieces of both
+
+/** Made anew only where they differ: who has the focus on one, or a finger, keeps it while the text grows. */
+function showTools(node, item, make) {
+  const shape = [item.key, item.status, item.stopping, item.isClosed, item.siblings.join(), item.parts.some((part) => part.text)].join("|");
+  if (node.shape === shape) return;
+  node.shape = shape;
+  node.replaceChildren(...make());
+}
 
 function button(label, onclick, isDisabled = false, look = "") {
   return el("button", { type: "button", class: `button small ${look}`.trim(), onclick, disabled: isDisabled }, label);

@@ -18,7 +18,7 @@ QUIET = (
     "--disable-component-update",
     "--disable-sync",
 )
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +28,9 @@ def web_server(make_server: Callable[..., HeadraceServer], fake_openai: str) -> 
         OPENAI_BASE_URL=fake_openai,
         OPENAI_MODEL="fake?echo=true&rate=400",
         HEADRACE_PRIVATE_PROVIDERS="on",
+        # an answer that is held in the middle waits for the test, however slow the machine
+        HEADRACE_PROVIDER_FIRST_TOKEN_S="600",
+        HEADRACE_PROVIDER_BETWEEN_TOKENS_S="600",
     ).start()
 
 

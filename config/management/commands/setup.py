@@ -9,7 +9,7 @@ from django.core.management import call_command, get_commands
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import IntegrityError, transaction
 
-from config import startup
+from config import startup, translations
 
 FIRST = {"admin": {"is_staff": True, "is_superuser": True}, "demo": {}}
 
@@ -28,6 +28,7 @@ class Command(BaseCommand):
         except startup.Fault as fault:
             raise CommandError(str(fault)) from None
         call_command("migrate", interactive=False, verbosity=0)
+        translations.compile_stale()
         wanted = [name for name in FIRST if not (options["no_demo"] and name == "demo")]
         made = {name: password for name in wanted if (password := self._make(name))}
         if made:  # at once: what comes may fail, and passwords are kept nowhere
