@@ -9,6 +9,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
@@ -119,6 +120,10 @@ class FlowAdmin(admin.ModelAdmin):
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         return {"draft": store.empty_draft(), "owner": request.user.pk}
+
+    def view_on_site(self, row: Flow) -> str:
+        """The flow's own editor."""
+        return reverse("edit", args=[row.pk])
 
     @admin.display(description=gettext_lazy("version"))
     def version(self, row: Flow) -> str:

@@ -24,6 +24,7 @@ from tests.web.editing import (
     text_of,
     write_text,
 )
+from tests.web.test_access import faults
 
 WHERE = Path(__file__).parent
 SHORT = {
@@ -116,7 +117,7 @@ def test_lists_edges_and_names_are_edited_in_the_form(page: Page, api: Api):
     flow = api.flow("Form")
     open_editor(page, flow)
     ask = open_card(page, "ask")
-    ask.get_by_role("button", name="Add", exact=True).click()
+    ask.get_by_role("button", name="Add to “Options”").click()
     ask.get_by_label("Id", exact=True).last.fill("none")
     ask.get_by_label("Label", exact=True).last.fill("None, thanks")
     ask.get_by_role("button", name="Move number 3 up").click()
@@ -425,3 +426,24 @@ def test_phone_shows_one_panel_at_a_time(context: BrowserContext, api: Api):
     show(page, "graph")
     box(page, "ask").click()
     expect(card(page, "ask").get_by_label("Title")).to_be_visible()
+
+
+def test_axe_finds_nothing_serious(page: Page, api: Api):
+    draft = {**DRAFT, "nodes": [*DRAFT["nodes"], {"id": "lonely", "kind": "llm", "fields": {"provider": "nobody"}}]}
+    open_editor(page, api.flow("Access", draft))
+    for node in ("ask", "lonely"):
+        open_card(page, node)
+    show(page, "faults")
+    expect(page.locator(".fault").first).to_be_visible()
+    assert faults(page) == []
+    show(page, "versions")
+    page.get_by_role("button", name="Publish", exact=True).click()
+    expect(page.locator(".fault").first).to_be_visible()
+    card(page, "lonely").get_by_role("button", name="Remove this node: lonely").click()
+    show(page, "try")
+    page.get_by_role("button", name="Start a debug run").click()
+    page.get_by_role("button", name="Yes, please").click()
+    page.get_by_role("button", name="Black").click()
+    expect(page.locator("[data-trial-steps] > li")).to_have_count(3)
+    page.locator("[data-trial-steps] > li").first.locator("summary").click()
+    assert faults(page) == []

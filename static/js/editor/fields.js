@@ -6,13 +6,13 @@
  * ones), `slots` (path key -> Slot, for faults).
  */
 
-import { el, iconButton, setText } from "../dom.js";
+import { el, icon, iconButton, setText } from "../dom.js";
 import { interpolate } from "../i18n.js";
 import { menuOf } from "../menu.js";
 import { namesFor } from "./complete.js";
 import { bare, empty, isEither, resolve } from "./graph.js";
 import { parse, print, treeOf } from "./json.js";
-import { W, labelOf } from "./words.js";
+import { W, choiceOf, labelOf } from "./words.js";
 
 let count = 0;
 
@@ -231,8 +231,8 @@ class Choice {
     const { schema: own } = bare(slot.host.kind, slot.schema);
     this.own = own;
     const hasDefault = own.default !== undefined && own.default !== null;
-    const none = slot.isRequired ? null : el("option", { value: "" }, hasDefault ? interpolate(W.byDefault, { value: own.default }) : "–");
-    this.input = el("select", {}, none, ...own.enum.map((value, index) => el("option", { value: String(index) }, String(value))));
+    const none = slot.isRequired ? null : el("option", { value: "" }, hasDefault ? interpolate(W.byDefault, { value: choiceOf(own.default) }) : "–");
+    this.input = el("select", {}, none, ...own.enum.map((value, index) => el("option", { value: String(index) }, choiceOf(value))));
     this.input.addEventListener("change", () => (this.input.value === "" ? slot.clear() : slot.host.set(slot.path, own.enum[Number(this.input.value)])));
     this.node = labelled(slot, this.input);
   }
@@ -384,7 +384,7 @@ class List {
     this.own = bare(slot.host.kind, slot.schema).schema;
     this.items = [];
     this.list = el("ol", { class: "items" });
-    this.adder = el("button", { type: "button", class: "button small quiet", onclick: () => this.append() }, W.addItem);
+    this.adder = el("button", { type: "button", class: "button small quiet", onclick: () => this.append() }, icon("plus"), interpolate(W.addItem, { list: slot.label }));
     this.input = null;
     this.node = el("fieldset", { class: "list" }, el("legend", {}, slot.label), this.list, this.adder);
   }

@@ -11,7 +11,6 @@ export const W = {
   saveFailed: gettext("Saving failed: %(why)s"),
   restored: gettext("Changes that you had not saved were brought back."),
   discard: gettext("Discard them"),
-  notJson: gettext("This is no JSON yet. The form and the picture wait until it is."),
   loadFailed: gettext("The flow could not be read: %(why)s"),
   failed: gettext("That failed: %(why)s"),
   // conflict
@@ -27,7 +26,6 @@ export const W = {
   removed: gettext("removed"),
   added: gettext("added"),
   // form
-  openCard: gettext("Open"),
   selectNode: gettext("%(title)s, %(kind)s"),
   faultCount: gettext("%(count)s faults"),
   oneFault: gettext("1 fault"),
@@ -39,46 +37,36 @@ export const W = {
   follows: gettext("then"),
   otherwise: gettext("otherwise"),
   nothing: gettext("nothing yet"),
-  leadsTo: gettext("After %(branch)s go to"),
   removeEdge: gettext("Remove this edge"),
   strayEdge: gettext("No branch of this node is named so"),
   addBranch: gettext("Add the branch %(branch)s"),
   addAfter: gettext("Add a node after this one"),
   addNode: gettext("Add a node"),
-  addNodeOf: gettext("Add a node: %(kind)s"),
   duplicate: gettext("Duplicate"),
   remove: gettext("Remove"),
   removeNode: gettext("Remove this node"),
   removeItem: gettext("Remove number %(number)s"),
   moveUp: gettext("Move number %(number)s up"),
   moveDown: gettext("Move number %(number)s down"),
-  addItem: gettext("Add"),
-  insertVariable: gettext("Insert a variable"),
+  addItem: gettext("Add to “%(list)s”"),
   insertInto: gettext("Insert a variable into %(field)s"),
   byDefault: gettext("Default: %(value)s"),
   all: gettext("All of these hold"),
   any: gettext("Any of these holds"),
   holdsWhen: gettext("This holds when"),
   sideHint: gettext("Numbers, true and false are taken as such; put them in quotes for a text."),
-  jsonField: gettext("JSON"),
   badJson: gettext("This is not JSON."),
   unknownField: gettext("%(name)s (unknown)"),
   isTaken: gettext("Another node has this id."),
   badId: gettext("Small letters, digits and _, a letter first."),
-  noNodes: gettext("There is no node yet."),
   // picture
-  zoomIn: gettext("Zoom in"),
-  zoomOut: gettext("Zoom out"),
-  fit: gettext("Fit the picture"),
   picture: gettext("Graph of the flow"),
   // faults
   noFaults: gettext("Nothing is wrong: this draft can be built."),
-  checking: gettext("Checking …"),
   checkFailed: gettext("The draft could not be checked: %(why)s"),
   line: gettext("line %(line)s"),
   graphItself: gettext("Graph"),
   edge: gettext("Edge %(from)s → %(to)s"),
-  faultsFound: gettext("%(count)s faults found"),
   syntax: {
     value: gettext("A value is missing here."),
     comma: gettext("A comma is missing here, or one is too many."),
@@ -92,7 +80,6 @@ export const W = {
     deep: gettext("This nests too deep."),
   },
   // build
-  building: gettext("Building …"),
   built: gettext("Built"),
   buildFailed: gettext("The build failed"),
   buildOld: gettext("Changed since it was built"),
@@ -138,10 +125,8 @@ export const W = {
   // trial
   trialStart: gettext("Start a debug run"),
   trialAnew: gettext("Start anew"),
-  trialOld: gettext("The draft was changed since this run began."),
   trialNeedsBuild: gettext("A debug run needs a draft without faults. The first one: %(text)s"),
   connecting: gettext("Connecting …"),
-  trace: gettext("Steps"),
   inputs: gettext("Read"),
   outputs: gettext("Gave"),
   noInputs: gettext("It read no variable."),
@@ -193,7 +178,32 @@ export const FIELDS = {
   name: gettext("Name"),
   value: gettext("Value"),
   data: gettext("Data"),
+  comparisons: gettext("Comparisons"),
 };
+
+/** Choices that are known here; others are shown as they are written. */
+const CHOICES = {
+  equals: gettext("equals"),
+  not_equals: gettext("does not equal"),
+  contains: gettext("contains"),
+  not_contains: gettext("does not contain"),
+  starts_with: gettext("starts with"),
+  ends_with: gettext("ends with"),
+  is_empty: gettext("is empty"),
+  is_not_empty: gettext("is not empty"),
+  gt: gettext("is greater than"),
+  gte: gettext("is at least"),
+  lt: gettext("is less than"),
+  lte: gettext("is at most"),
+  matches: gettext("matches the pattern"),
+  answer: gettext("Answer"),
+  reasoning: gettext("Reasoning"),
+  hidden: gettext("Hidden"),
+};
+
+export function choiceOf(value) {
+  return CHOICES[value] ?? String(value);
+}
 
 export function labelOf(name, schema) {
   if (schema?.title && schema.title !== "Fields") return schema.title;
