@@ -77,6 +77,7 @@ const picture = new Picture($("picture"), {
 const trial = new Trial($("trial"), config, {
   ready: built,
   graph: () => whole,
+  kinds: world.kinds,
   select: (id) => select(id, { scrolls: true }),
   ran(trace) {
     cards.ran(trace);

@@ -229,7 +229,7 @@ test("a debug run's rows say what a node read, gave, took and cost", () => {
   trace.apply({ type: "turn_start", turn: "t" });
   event("ask", "question", "end", { ms: 5, output: { value: "yes", label: "Yes" } });
   event("say", "message", "end", { ms: 2, output: { text: "x", usage: { cost_micros: 40, input_tokens: 3, output_tokens: 4 } } });
-  assert.deepEqual(trace.inputsOf(trace.last("say"), graph), [{ name: "ask.label", value: "Yes", isKnown: true }]);
+  assert.deepEqual(trace.inputsOf(trace.last("say"), graph, KINDS), [{ name: "ask.label", value: "Yes", isKnown: true }]);
   assert.deepEqual(trace.total, { ms: 8, cost: 40, tokens: 7 });
   trace.apply({ type: "turn_start", turn: "u" });
   assert.deepEqual(trace.rows, []);

@@ -246,16 +246,17 @@ class Box {
   constructor(at, onPick) {
     this.at = at;
     this.node = svg("g", { class: "box", role: "button", "data-node": at.id, transform: `translate(${at.x - WIDTH / 2} ${at.y - HEIGHT / 2})` });
-    this.title = svg("text", { x: 42, y: 23, class: "box-title" });
-    this.kind = svg("text", { x: 42, y: 40, class: "box-kind" });
+    this.title = svg("text", { x: 0, y: 23, class: "box-title" });
+    this.kind = svg("text", { x: 0, y: 40, class: "box-kind" });
+    const texts = svg("svg", { x: 42, width: WIDTH - 52, height: HEIGHT, overflow: "hidden" }); // cuts what is too long
+    texts.append(this.title, " ", this.kind, " ");
     this.faultText = svg("text", { x: WIDTH - 6, y: 4.5, "text-anchor": "middle" });
     this.faults = svg("g", { class: "box-faults", visibility: "hidden" });
     this.faults.append(svg("circle", { cx: WIDTH - 6, cy: 0, r: 10 }), this.faultText);
     this.node.append(
       svg("rect", { width: WIDTH, height: HEIGHT, rx: 12, class: "box-frame" }),
       svg("circle", { cx: 23, cy: HEIGHT / 2, r: 9, class: "box-dot" }),
-      this.title,
-      this.kind,
+      texts,
       this.faults,
     );
     this.node.addEventListener("click", onPick);
@@ -265,7 +266,7 @@ class Box {
     const kindTitle = kind?.title ?? node.kind;
     const title = node.title || node.id;
     this.node.dataset.kind = kind ? node.kind : "unknown";
-    this.title.textContent = title.length > 19 ? `${title.slice(0, 18)}…` : title;
+    this.title.textContent = title;
     this.kind.textContent = kindTitle;
     this.named = interpolate(W.selectNode, { title, kind: kindTitle });
     this.name();

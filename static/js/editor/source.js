@@ -51,7 +51,9 @@ export class Source {
     const completing = (context) => {
       const found = complete(graph(), context.pos, world);
       if (!found || (!context.explicit && found.from === found.to && !/["{.\s]/.test(context.state.sliceDoc(context.pos - 1, context.pos)))) return null;
-      return { from: found.from, to: found.to, filter: true, getMatch: null, options: found.options.map(option) };
+      const typed = context.state.sliceDoc(found.from, context.pos).replace(/^"/, "").toLowerCase();
+      const fitting = found.options.filter(({ label }) => label.toLowerCase().includes(typed));
+      return { from: found.from, to: found.to, filter: false, options: fitting.map(option) };
     };
     this.extensions = [
       lineNumbers(),
@@ -148,7 +150,6 @@ function option({ label, insert, detail, type }) {
   const inner = insert.endsWith('""') || insert.endsWith("{}") || insert.endsWith("[]") ? insert.length - 1 : insert.length;
   return {
     label,
-    displayLabel: label,
     detail,
     type,
     apply: (view, completion, from, to) =>

@@ -1,5 +1,7 @@
 /** What each node of a debug run was given, gave, took and cost, from the `node` events. Pure. */
 
+import { fieldsOf } from "./graph.js";
+
 export class Trace {
   constructor() {
     this.rows = [];
@@ -46,16 +48,23 @@ export class Trace {
   }
 
   /** The variables that a node's templates read, with what they held: `[{name, value, isKnown}]`. */
-  inputsOf(row, graph) {
+  inputsOf(row, graph, kinds) {
     const node = graph.nodes.find((one) => one.id === row.node);
     if (!node) return [];
     const at = this.rows.indexOf(row);
-    return readsOf(node.fields).map((name) => {
+    const fields = { ...defaultsOf(kinds.get(node.kind)), ...node.fields };
+    return readsOf(fields).map((name) => {
       const [root, ...path] = name.split(".");
       const source = root === "input" ? this.rows.find((one) => one.kind === "start") : this.rows.slice(0, at).findLast((one) => one.node === root);
       return { name, ...lookUp(source?.output, path) };
     });
   }
+}
+
+/** What a kind's fields hold where a node says nothing. */
+function defaultsOf(kind) {
+  const known = kind ? fieldsOf(kind) : {};
+  return Object.fromEntries(Object.entries(known).map(([name, schema]) => [name, schema.default ?? null]));
 }
 
 function lookUp(output, path) {

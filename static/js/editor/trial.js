@@ -16,7 +16,7 @@ const ICONS = { start: "dot", end: "check", error: "alert", wait: "dot" };
 
 export class Trial {
   /**
-   * `box`: the panel. `actions`: `ready()` saves and builds the draft, false where it cannot be; `graph()`; `ran(trace)`
+   * `box`: the panel. `actions`: `ready()` saves and builds the draft, false where it cannot be; `graph()`, `kinds`; `ran(trace)`
    * after each change; `select(id)`.
    */
   constructor(box, config, actions) {
@@ -214,7 +214,7 @@ export class Trial {
         this.rows.set(row.key, step);
         list.append(step.node);
       }
-      this.rows.get(row.key).update(row, this.trace, this.actions.graph());
+      this.rows.get(row.key).update(row, this.trace, this.actions.graph(), this.actions.kinds);
     }
     this.part("trace").hidden = !rows.length;
     const { ms, tokens, cost } = this.trace.total;
@@ -248,7 +248,7 @@ class Step {
     );
   }
 
-  update(row, trace, graph) {
+  update(row, trace, graph, kinds) {
     const shown = JSON.stringify(row);
     if (shown === this.shown) return;
     this.shown = shown;
@@ -265,7 +265,7 @@ class Step {
     ];
     setText(this.facts, facts.filter(Boolean).join(" · "));
     setText(this.error, row.error ?? "");
-    const inputs = trace.inputsOf(row, graph).map(({ name, value, isKnown }) => [name, isKnown ? value : W.notShown]);
+    const inputs = trace.inputsOf(row, graph, kinds).map(({ name, value, isKnown }) => [name, isKnown ? value : W.notShown]);
     const isObject = row.output !== null && typeof row.output === "object" && !Array.isArray(row.output);
     const outputs = isObject ? Object.entries(row.output) : row.output === null ? [] : [["", row.output]];
     fill(this.inputs, inputs, W.noInputs);
@@ -275,7 +275,7 @@ class Step {
 
 function fill(list, pairs, otherwise) {
   if (!pairs.length) {
-    list.replaceChildren(el("dd", { class: "none" }, otherwise));
+    list.replaceChildren(el("dt", {}, "–"), el("dd", { class: "none" }, otherwise));
     return;
   }
   list.replaceChildren(...pairs.flatMap(([name, value]) => [el("dt", {}, name || "–"), el("dd", {}, textOfValue(value))]));
