@@ -303,7 +303,7 @@ def _nodes_of(turn: Turn) -> list[dict[str, Any]]:
     bounds = settings.HEADRACE
     nodes = Nodes(turn.nodes, bounds.turn_nodes, bounds.turn_nodes_bytes)
     if turn.state == TurnState.RUNNING:
-        entries = _ask(lambda manager: manager.log.read(str(turn.chat_id), 0)).entries
+        entries = ask_manager(lambda manager: manager.log.read(str(turn.chat_id), 0)).entries
         for event in snapshot.nodes_in_log(entries, str(turn.id)):
             nodes.add(event)
     return nodes.rows()

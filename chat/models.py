@@ -79,6 +79,26 @@ class Message(models.Model):
         indexes = [models.Index(fields=["chat", "-created", "-id"])]
 
 
+class File(models.Model):
+    """What somebody uploaded. `ready`: its bytes are kept; `named`: a message names it; others go after a day."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="files")
+    name = models.CharField(_("name"), max_length=255)
+    mime = models.CharField(max_length=100)
+    bytes = models.PositiveIntegerField()
+    text = models.TextField(blank=True)  # what of it a model reads
+    key = models.CharField(max_length=200)  # in the storage
+    ready = models.BooleanField(default=False)
+    named = models.BooleanField(default=False)
+    created = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("file")
+        verbose_name_plural = _("files")
+        indexes = [models.Index(fields=["created"], condition=Q(named=False), name="file_unnamed")]
+
+
 class Command(models.Model):
     """A command and its reply: the same id again answers the same."""
 

@@ -5,12 +5,27 @@ from typing import Any
 import msgspec
 
 from chat import protocol
-from chat.models import Chat, Message, Question, Step, Turn
+from chat.models import Chat, File, Message, Question, Step, Turn
 from streams.clock import stamp
 
 
-def user_message_parts(number: int, text: str) -> list[dict[str, Any]]:
-    return [{"id": f"{number}.input#1", "kind": "text", "text": text}]
+def user_message_parts(number: int, text: str, files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`files`: the `data` of their parts."""
+    parts: list[dict[str, Any]] = [{"id": f"{number}.input#1", "kind": "text", "text": text}]
+    for place, data in enumerate(files, 2):
+        kind = "image" if data["mime"].startswith("image/") else "data"
+        parts.append({"id": f"{number}.input#1.{place}", "kind": kind, "data": data})
+    return parts
+
+
+def file_data(row: File) -> dict[str, Any]:
+    return {"file": str(row.id), "mime": row.mime, "name": row.name, "bytes": row.bytes}
+
+
+def files_of(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The `data` of a user's message's files."""
+    named = (part.get("data") for part in parts if part["kind"] in ("image", "data"))
+    return [data for data in named if isinstance(data, dict) and "file" in data and "mime" in data]
 
 
 def parts_of(raw: list[dict[str, Any]]) -> list[protocol.Part]:

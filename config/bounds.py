@@ -46,6 +46,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     turn_running_s: float = 600
     handler_end_s: float = 2
     file_bytes: int = 10 * 1024 * 1024
+    files_per_say: int = 10
+    file_text_chars: int = 100_000
+    file_unnamed_s: float = 86400
     question_s: float = 7 * 86400
     answer_bytes: int = 1024 * 1024
     turn_nodes: int = 200

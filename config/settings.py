@@ -73,6 +73,8 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "channels",
     "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
     "streams",
     "accounts",
     "flows",
@@ -163,6 +165,14 @@ WHITENOISE_AUTOREFRESH = DEBUG
 WHITENOISE_MAX_AGE = 0
 # Files of a disk are read in a thread: nothing is gained by an asynchronous iterator.
 warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    "uploads": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": DATA_DIR / "files", "file_permissions_mode": 0o600},
+    },
+}
 LOGIN_URL = "/login/"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "/login/"
@@ -177,7 +187,19 @@ REST_FRAMEWORK = {
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "accounts.rest.bodies.JSONOnly",
     "DEFAULT_THROTTLE_CLASSES": ["accounts.rest.throttles.PerMinute"],
     "EXCEPTION_HANDLER": "accounts.rest.errors.handle_exception",
+    "DEFAULT_SCHEMA_CLASS": "config.openapi.Schema",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Headrace",
+    "DESCRIPTION": "Chats, flows and what operators see. Sockets speak the same events, codes and limits.",
+    "VERSION": HEADRACE_VERSION,
+    "OAS_VERSION": "3.1.0",
+    "SCHEMA_PATH_PREFIX": "/api",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": ["config.openapi.close_bodies"],
+    "APPEND_COMPONENTS": {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
+    "SECURITY": [{"bearer": []}],
 }
 LOGGING = log.dict_config(_env.log_format, _env.log_level)
 

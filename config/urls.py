@@ -9,7 +9,8 @@ from django.views.i18n import JavaScriptCatalog
 from accounts import api as accounts_api
 from chat import api as chat_api
 from chat import sessions_api, views
-from config import errors
+from chat.files import api as files_api
+from config import errors, openapi
 from flows import api as flows_api
 
 api = [
@@ -47,11 +48,15 @@ api = [
     path("turns/<str:ref>/", chat_api.TurnView.as_view(), name="turn"),
     path("turns/<str:ref>/stop/", chat_api.StopView.as_view()),
     path("questions/<str:ref>/answer/", chat_api.AnswerView.as_view()),
+    path("files/", files_api.FilesView.as_view()),
+    path("files/<str:ref>/", files_api.FileView.as_view()),
     path("sessions/", sessions_api.SessionsView.as_view()),
     path("sessions/totals/", sessions_api.TotalsView.as_view()),
     path("sessions/<str:ref>/", sessions_api.SessionView.as_view()),
     path("sessions/<str:ref>/close/", sessions_api.CloseView.as_view()),
     path("workers/", sessions_api.WorkersView.as_view()),
+    path("schema/", openapi.SchemaView.as_view(), name="schema"),
+    path("docs/", openapi.docs, name="docs"),
     re_path(r"", errors.api_not_found),
 ]
 

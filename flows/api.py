@@ -84,6 +84,7 @@ class ProviderPatch(Body):
     options = Json(kind=dict, required=False)
     on_takeover = serializers.ChoiceField(choices=Provider.OnTakeover.choices, required=False)
     prices = serializers.DictField(child=serializers.FloatField(min_value=0), required=False)
+    takes_pictures = Flag(required=False)
     enabled = Flag(required=False)
 
 
@@ -448,6 +449,7 @@ def provider_json(row: Provider) -> dict[str, Any]:
         "options": row.options,
         "on_takeover": row.on_takeover,
         "prices": row.prices,
+        "takes_pictures": row.takes_pictures,
         "enabled": row.enabled,
     }
 

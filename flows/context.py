@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from providers.base import LLMMessage, Usage
+from providers.base import LLMMessage, Picture, Usage
 
 
 class UserView(msgspec.Struct, frozen=True):
@@ -37,10 +37,34 @@ class FlowView(msgspec.Struct, frozen=True):
     checksum: str = ""
 
 
+class FileView(msgspec.Struct, frozen=True):
+    """A file that came with a message. `text`: what of it can be read as text; empty for a picture."""
+
+    id: str
+    name: str
+    mime: str
+    text: str = ""
+
+    @property
+    def is_picture(self) -> bool:
+        return self.mime.startswith("image/")
+
+
 class InputView(msgspec.Struct, frozen=True):
     text: str
     params: dict[str, Any]
-    files: tuple[str, ...] = ()
+    files: tuple[FileView, ...] = ()
+
+    def shown_files(self) -> list[dict[str, str]]:
+        """As templates read them."""
+        return [msgspec.structs.asdict(file) for file in self.files]
+
+
+def with_files(message: LLMMessage, files: tuple[FileView, ...]) -> LLMMessage:
+    """A message as a model reads it together with its files: their texts behind its own, pictures beside it."""
+    texts = [message.text, *(f"[{file.name}]\n{file.text}" for file in files if not file.is_picture)]
+    pictures = tuple(Picture(file.mime, file.id, file.name) for file in files if file.is_picture)
+    return msgspec.structs.replace(message, text="\n\n".join(texts), pictures=message.pictures + pictures)
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -131,7 +131,7 @@ class _Walk:
             "input": {
                 "text": ctx.input.text,
                 "params": ctx.input.params,
-                "files": list(ctx.input.files),
+                "files": ctx.input.shown_files(),
             },
             "user": {"name": ctx.user.name},
             "vars": ctx.vars,

@@ -99,6 +99,9 @@ class Provider(models.Model):
     prices = models.JSONField(
         default=dict, blank=True, help_text=_("Micros per million tokens: input, output, cached.")
     )
+    takes_pictures = models.BooleanField(
+        default=False, help_text=_("Pictures that come with a message are sent to it; else only their names.")
+    )
     enabled = models.BooleanField(default=True)
     updated = models.DateTimeField(auto_now=True)
 

@@ -56,6 +56,7 @@ class Setup(msgspec.Struct, frozen=True):
     options: Any = None
     prices: Any = None
     on_takeover: str = "restart"
+    takes_pictures: bool = False
     is_trusted: bool = False  # the operator wrote its address into the environment
 
 
@@ -66,6 +67,11 @@ async def open_llm(slug: str, model: str = "") -> tuple[LLM, str]:
         raise WireError("flow_error", _("The provider {name} has no model {model}.").format(name=slug, model=model))
     chosen = model or (setup.models[0] if setup.models else "")
     return llm, chosen or setup.kind
+
+
+async def takes_pictures(slug: str) -> bool:
+    """Whether its model reads pictures. Raises WireError."""
+    return (await _open(slug))[0].takes_pictures
 
 
 async def cost_micros(slug: str, usage: Usage) -> int:
@@ -129,6 +135,7 @@ def of_environment() -> Setup | None:
         url,
         key=key,
         models=(settings.OPENAI_MODEL or ENVIRONMENT_MODEL,),
+        takes_pictures=url == ENVIRONMENT_URL,
         is_trusted=True,
     )
 
@@ -217,6 +224,7 @@ def _of_row(row: Provider) -> Setup:
         options=row.options,
         prices=row.prices,
         on_takeover=row.on_takeover,
+        takes_pictures=row.takes_pictures,
     )
 
 

@@ -39,9 +39,19 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens: int = 0
 
 
-class LLMMessage(msgspec.Struct, frozen=True):
+class Picture(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Beside a message's text. `data`: its bytes as base64, once somebody read the `file`."""
+
+    mime: str
+    file: str = ""
+    name: str = ""
+    data: str = ""
+
+
+class LLMMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     role: Literal["system", "user", "assistant", "tool"]
     text: str
+    pictures: tuple[Picture, ...] = ()
 
 
 class LLMRequest(msgspec.Struct, frozen=True, kw_only=True):

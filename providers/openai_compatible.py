@@ -19,7 +19,7 @@ import aiohttp
 import msgspec
 
 from providers.address import AddressRefused, PublicResolver, check_url
-from providers.base import Chunk, ErrorKind, LLMRequest, ProviderError, Usage
+from providers.base import Chunk, ErrorKind, LLMMessage, LLMRequest, ProviderError, Usage
 from providers.sse import Decoder
 
 BACKOFF_S = 0.5  # doubles with each attempt, with jitter
@@ -177,7 +177,7 @@ def encode(request: LLMRequest, max_tokens_name: str = "max_tokens") -> bytes:
     """The body of a request for `request`."""
     body: dict[str, Any] = {
         "model": request.model,
-        "messages": [{"role": message.role, "content": message.text} for message in request.messages],
+        "messages": [{"role": message.role, "content": _content(message)} for message in request.messages],
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -192,6 +192,15 @@ def encode(request: LLMRequest, max_tokens_name: str = "max_tokens") -> bytes:
         return msgspec.json.encode(body)
     except UnicodeEncodeError:
         raise ProviderError("bad_request", "The request holds half a character.") from None
+
+
+def _content(message: LLMMessage) -> Any:
+    """A text, or with pictures a list of parts."""
+    pictures = [f"data:{picture.mime};base64,{picture.data}" for picture in message.pictures if picture.data]
+    if not pictures:
+        return message.text
+    parts: list[dict[str, Any]] = [{"type": "text", "text": message.text}]
+    return parts + [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
 
 
 def is_strict(schema: Any) -> bool:

@@ -71,6 +71,14 @@ CATALOGUE: dict[str, Entry] = {
     "frame_too_large": Entry(413, 1009, False, _("The frame or body is too large.")),
     "file_too_large": Entry(413, None, False, _("The file is too large.")),
     "answer_too_long": Entry(413, None, False, _("The answer became too long and was cut. The text so far is kept.")),
+    # files
+    "file_type_not_allowed": Entry(
+        415, None, False, _("Files of this type are not taken: text, PNG, JPEG, GIF, WebP and PDF are.")
+    ),
+    "bad_filename": Entry(400, None, False, _("The file's name has nothing that could be shown.")),
+    "empty_file": Entry(400, None, False, _("The file is empty.")),
+    "file_incomplete": Entry(400, None, False, _("The file is broken, or did not come whole.")),
+    "file_decompression_limit": Entry(422, None, False, _("The file unfolds to more than may be read.")),
     # rate
     "queue_full": Entry(429, None, True, _("Too many messages wait already. Wait for an answer, or stop one.")),
     "busy": Entry(429, None, True, _("Too many answers are being written. Try again in a moment.")),

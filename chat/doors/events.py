@@ -70,13 +70,13 @@ async def serve(manager: "ChatManager", scope: Scope, receive: Receive, send: Se
             leave()
     except WireError as error:
         if not begun.is_begun:
-            await _refuse(error, scope, identity, send, trace)
+            await refuse(error, scope, identity, send, trace)
     except OSError:
         pass  # the reader is gone
     except Exception:
         log.exception("events_failed", trace_id=trace)
         if not begun.is_begun:
-            await _refuse(WireError("internal"), scope, identity, send, trace)
+            await refuse(WireError("internal"), scope, identity, send, trace)
 
 
 class _Begun:
@@ -91,7 +91,8 @@ class _Begun:
         await self._send(message)
 
 
-async def _refuse(error: WireError, scope: Scope, identity: Identity | None, send: Send, trace: str) -> None:
+async def refuse(error: WireError, scope: Scope, identity: Identity | None, send: Send, trace: str) -> None:
+    """REST's answer to an error, without Django."""
     locale = admission.locale_of(scope, identity.locale if identity else "")
     with translation.override(locale):
         body = msgspec.json.encode(error_body(error, trace))

@@ -27,6 +27,7 @@ from accounts.tokens import Credential, Identity
 from chat import protocol, snapshot
 from chat.doors.admission import Admitted
 from chat.doors.client import ChatClient
+from chat.files import store as files
 from chat.turns import orders, owed, questions, reads, store
 from chat.turns.outbox import append_owed
 from chat.turns.runner import Run
@@ -279,11 +280,17 @@ class ChatManager:
     async def say(self, admitted: Admitted, command: protocol.Say) -> dict[str, Any]:
         """Accept a message. Returns the reply's fields. Raises WireError."""
         text = _checked_text(command.text)
-        if command.files:
-            raise WireError("not_supported", field="files")
+        if len(command.files) > settings.HEADRACE.files_per_say:
+            raise WireError("bad_frame", field="files")
         params = questions.checked_params(admitted.flow.params, command.params)
         return await self._begin(
-            admitted, act="say", command=command.id, text=text, params=params, parent=command.parent
+            admitted,
+            act="say",
+            command=command.id,
+            text=text,
+            params=params,
+            parent=command.parent,
+            files=tuple(command.files),
         )
 
     async def regenerate(self, admitted: Admitted, command: protocol.Regenerate) -> dict[str, Any]:
@@ -578,6 +585,7 @@ class ChatManager:
         for chat in await database.read(reads.past_chats):
             await database.write(store.purge, chat, until_done=True)
         await database.write(store.forget_commands, until_done=True)
+        await asyncio.to_thread(files.purge)
 
     async def _tick(self) -> None:
         now, wall = time.monotonic(), time.time()

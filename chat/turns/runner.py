@@ -19,13 +19,25 @@ from django.utils import translation
 
 from accounts import locale as languages
 from chat import protocol, shapes
+from chat.files import store as files
 from chat.snapshot import parts_in_log
 from chat.turns import orders, owed, reads, store
 from chat.turns.nodes import Nodes
 from chat.turns.outbox import Lost, Outbox, part_events
 from chat.turns.states import TurnState
 from flows import build, handlers, providers
-from flows.context import Answer, ChatView, FlowView, InputView, LLMCall, LLMResult, Suspend, UserView
+from flows.context import (
+    Answer,
+    ChatView,
+    FileView,
+    FlowView,
+    InputView,
+    LLMCall,
+    LLMResult,
+    Suspend,
+    UserView,
+    with_files,
+)
 from providers.base import LLMMessage, LLMRequest, ProviderError
 from providers.base import Usage as ProviderUsage
 from streams import database
@@ -249,9 +261,18 @@ class Run:
             graph=graph,
             checksum=self.order.checksum,
         )
+        self.input = await self._input_with_files()
         # This task's own language: what the handler says is stored in that of the chat.
         translation.activate(self.chat.locale or settings.LANGUAGE_CODE)
         return await handler(self.params, self)
+
+    async def _input_with_files(self) -> InputView:
+        named = [data["file"] for data in shapes.files_of(msgspec.to_builtins(self.order.message.parts or []))]
+        if not named:
+            return self.input
+        known = await database.read(files.views, int(self.user.id), named)
+        views = tuple(known[file] for file in named if file in known)
+        return msgspec.structs.replace(self.input, files=views)
 
     async def _cancel_handler(self) -> None:
         task = self._handler_task
@@ -555,7 +576,7 @@ class Run:
         llm, model = await providers.open_llm(call.provider, call.model)
         request = LLMRequest(
             model=model,
-            messages=call.messages,
+            messages=await self._with_pictures(call),
             temperature=call.temperature,
             max_tokens=call.max_tokens,
             schema=call.schema,
@@ -581,12 +602,32 @@ class Run:
         self._usage = _added(self._usage, usage, model, cost)
         return LLMResult(text=shown.whole_text, reasoning=shown.whole_reasoning, usage=usage, model=model)
 
+    async def _with_pictures(self, call: LLMCall) -> tuple[LLMMessage, ...]:
+        """Pictures are read for a provider that takes them; another is told that there was one."""
+        if not any(message.pictures for message in call.messages):
+            return call.messages
+        takes = await providers.takes_pictures(call.provider)
+        return tuple([await self._shown_message(message, takes) for message in call.messages])
+
+    async def _shown_message(self, message: LLMMessage, takes_pictures: bool) -> LLMMessage:
+        if not message.pictures:
+            return message
+        if not takes_pictures:
+            names = "\n".join(f"[{picture.name or picture.mime}]" for picture in message.pictures)
+            return LLMMessage(message.role, f"{message.text}\n\n{names}")
+        user = int(self.user.id)
+        read = [(picture, await database.read(files.picture, user, picture.file)) for picture in message.pictures]
+        whole = tuple(msgspec.structs.replace(picture, data=data) for picture, data in read if data)
+        return msgspec.structs.replace(message, pictures=whole)
+
     def _usage_row(self) -> dict[str, Any] | None:
         return msgspec.to_builtins(self._usage) if self._usage else None
 
     async def history(self, count: int) -> tuple[LLMMessage, ...]:
         rows = await database.read(reads.history, self.order.chat, self.order.message.parent, count)
-        return tuple(message for role, parts in rows for message in _messages_of(role, parts))
+        named = [data["file"] for _role, parts in rows for data in shapes.files_of(parts)]
+        known = await database.read(files.views, int(self.user.id), named) if named else {}
+        return tuple(message for role, parts in rows for message in _messages_of(role, parts, known))
 
     # ------------------------------------------------------------------------------------------- ask
 
@@ -719,12 +760,14 @@ class _Shown:
         return "".join(self._reasonings)
 
 
-def _messages_of(role: str, parts: list[dict[str, Any]]) -> list[LLMMessage]:
+def _messages_of(role: str, parts: list[dict[str, Any]], known: dict[str, FileView]) -> list[LLMMessage]:
     """A stored message as a model reads it; questions and their answers as assistant's and user's text."""
+    views = tuple(known[data["file"]] for data in shapes.files_of(parts) if data["file"] in known)
     messages: list[LLMMessage] = []
     for part in parts:
         if part["kind"] == "text" and part.get("text"):
-            messages.append(LLMMessage("user" if role == "user" else "assistant", part["text"]))
+            message = LLMMessage("user" if role == "user" else "assistant", part["text"])
+            messages.append(with_files(message, views) if role == "user" else message)
         elif part["kind"] == "question":
             data = part["data"]
             messages.append(LLMMessage("assistant", data["text"]))

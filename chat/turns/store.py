@@ -17,7 +17,7 @@ from django.db import IntegrityError, OperationalError, connection, transaction
 
 from accounts import locale as languages
 from chat import protocol, shapes
-from chat.models import Chat, Command, Message, Question, Step, Turn
+from chat.models import Chat, Command, File, Message, Question, Step, Turn
 from chat.turns import questions, reads
 from chat.turns.orders import Asked, Begin, Kept, Outcome, PendingStep, RunOrder
 from chat.turns.states import ACTIVE, UNENDED, TurnState, can_move
@@ -185,8 +185,23 @@ def _new_turn(begin: Begin, chat: Chat, message: Message, version: FlowVersion |
     )
     if message.turn is None:
         message.turn = turn.id
-        message.parts = shapes.user_message_parts(turn.number, begin.text)
+        message.parts = shapes.user_message_parts(turn.number, begin.text, _files(begin, chat))
     return turn
+
+
+def _files(begin: Begin, chat: Chat) -> list[dict[str, Any]]:
+    """The files that a message names; an edited one keeps those of its original. Raises WireError file_not_found."""
+    if begin.act == "edit":
+        return shapes.files_of(_message(chat, begin.message).parts)
+    wanted = list(dict.fromkeys(uuid.UUID(file) for file in begin.files))
+    if not wanted:
+        return []
+    mine = File.objects.select_for_update().filter(id__in=wanted, user_id=begin.user, ready=True).defer("text")
+    rows = {row.id: row for row in mine}
+    if len(rows) != len(wanted):
+        raise WireError("file_not_found", field="files")
+    File.objects.filter(id__in=wanted).update(named=True)
+    return [shapes.file_data(rows[file]) for file in wanted]
 
 
 def _params_beside(begin: Begin, chat: Chat) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import msgspec
 from django.utils.translation import gettext_lazy as _
 
 from flows import schemas
-from flows.context import LLMCall
+from flows.context import LLMCall, with_files
 from flows.graph import Name
 from flows.kinds import Kind, NodeContext, NodeError, Outcome, Template, register
 from flows.templates import text_of
@@ -19,6 +19,7 @@ FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 
 class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`model`: empty means the provider's first. `history`: messages before this one. `show`: where its text goes.
+    `files`: whether it reads what came with the message.
 
     `prompt` may be a text or the `messages` of a prompt. With a `schema` the answer is one JSON object: `data`.
     """
@@ -27,6 +28,7 @@ class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Annotated[str, msgspec.Meta(max_length=200, extra_json_schema={"format": "model"})] = ""
     system: Template = ""
     prompt: Template = "{{ input.text }}"
+    files: bool = True
     history: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
@@ -56,7 +58,10 @@ async def run(fields: Fields, ctx: NodeContext) -> Outcome:
         messages.append(LLMMessage("system", system))
     if fields.history:
         messages.extend(await ctx.history(fields.history))
-    messages.extend(_prompted(ctx.value(fields.prompt)))
+    prompted = _prompted(ctx.value(fields.prompt))
+    if fields.files and prompted and prompted[-1].role == "user":
+        prompted[-1] = with_files(prompted[-1], ctx.input.files)
+    messages.extend(prompted)
     if not messages:
         raise NodeError("there is nothing to give to the model")
     result = await ctx.llm(

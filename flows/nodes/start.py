@@ -29,7 +29,7 @@ def check(fields: Fields) -> Iterator[tuple[str, str]]:
 
 
 async def run(fields: Fields, ctx: NodeContext) -> Outcome:
-    return Outcome({"text": ctx.input.text, "params": dict(ctx.input.params), "files": list(ctx.input.files)})
+    return Outcome({"text": ctx.input.text, "params": dict(ctx.input.params), "files": ctx.input.shown_files()})
 
 
 register(

@@ -171,6 +171,7 @@ function settled() {
   history.replaceState(null, "", `/c/${chat}/`);
   keep(sessionStorage, `headrace.new.${config.flow.slug}`, null);
   connection.signInUrl = `/login/?next=${encodeURIComponent(location.pathname)}`;
+  composer.moveDraft(draftKey(chat));
   list.refresh(true);
 }
 
@@ -406,7 +407,7 @@ function palette() {
   });
 }
 
-composer.useDraft(`headrace.draft.${config.user.id}.${config.chat ?? `new.${config.flow?.slug}`}`);
+composer.useDraft(draftKey(config.chat ?? `new.${config.flow.slug}`));
 restoreOutbox();
 wire.open();
 list.refresh();
@@ -422,6 +423,10 @@ function socketUrl(position) {
     url.searchParams.set("seq", String(position.seq));
   }
   return url.href;
+}
+
+function draftKey(what) {
+  return `headrace.draft.${config.user.id}.${what}`;
 }
 
 /** Commands that had no reply when the page was left are sent again with their ids: done once, however often sent. */

@@ -158,6 +158,14 @@ export class Composer {
     else this.changed();
   }
 
+  /** The chat has its own address now, and what is written goes with it. */
+  moveDraft(key) {
+    keep(localStorage, this.draftKey, null);
+    this.draftKey = key;
+    this.isChanged = true;
+    this.keepDraft();
+  }
+
   fill(text, isChanged = true) {
     this.area.value = text;
     this.area.dispatchEvent(new Event("input", { bubbles: true }));

@@ -3,6 +3,7 @@
 import { notice } from "./dialog.js";
 import { icon } from "./dom.js";
 import { gettext } from "./i18n.js";
+import { keep } from "./kept.js";
 import { menuOf } from "./menu.js";
 import { Rest } from "./rest.js";
 
@@ -30,12 +31,8 @@ function chooseLook(button) {
     const { next } = LOOKS[root.dataset.theme ?? "system"];
     if (next === "system") delete root.dataset.theme;
     else root.dataset.theme = next;
-    try {
-      if (next === "system") localStorage.removeItem("headrace.theme");
-      else localStorage.setItem("headrace.theme", next);
-    } catch {
-      // kept for this page only
-    }
+    keep(localStorage, "headrace.theme", next === "system" ? null : next);
+    rest?.call("PATCH", "me/", { theme: next === "system" ? "" : next }, true).catch(() => {}); // it is kept here too
     paint();
   });
   paint();
@@ -95,6 +92,9 @@ function growByHand() {
 
 if (!CSS.supports("field-sizing", "content")) growByHand();
 for (const button of document.querySelectorAll("[data-look]")) chooseLook(button);
-for (const button of document.querySelectorAll("[data-language]")) chooseLanguage(button);
+for (const button of document.querySelectorAll("[data-language]")) {
+  if (config) chooseLanguage(button);
+  else button.hidden = true;
+}
 const side = document.querySelector("[data-drawer]");
 if (side) drawer(side, document.querySelector("[data-open-drawer]"));

@@ -5,6 +5,10 @@
  * events of a turn that has ended are ignored; an id that is known is not added twice. Positions are `wire.js`'s.
  */
 
+/** Frames that make a part longer and move no message: what was looked up stays true. */
+const GROWTH = new Set(["delta", "part", "part_end", "node", "progress", "status"]);
+const NONE = [];
+
 export class View {
   constructor() {
     this.isClosed = false; // nothing more can be said here
@@ -13,6 +17,7 @@ export class View {
     this.limits = { text_chars: 32000 };
     this.chat = { id: null, rev: 0, title: "", head: null, deleted: false };
     this.messages = new Map(); // id -> Message as stored
+    this.below = null; // parent -> its messages, oldest first: made when it is asked for
     this.more = false; // older messages exist that are not here
     this.turns = new Map(); // unended ones: id -> Turn
     this.ended = new Set();
@@ -25,6 +30,7 @@ export class View {
 
   apply(frame) {
     const rule = RULES[frame.type];
+    if (!GROWTH.has(frame.type)) this.below = null;
     if (rule) rule(this, frame);
     if (frame.type !== "delta") this.settle();
   }
@@ -102,8 +108,7 @@ export class View {
       if (turn.state !== "queued" && turn.message.id === head) return turn.answer;
     }
     if (this.messages.get(head)?.role !== "user") return head;
-    const answers = [...this.messages.values()].filter((m) => m.parent === head && m.role === "assistant").sort(byTime);
-    return answers.at(-1)?.id ?? head;
+    return this.children(head).findLast((m) => m.role === "assistant")?.id ?? head;
   }
 
   /** A stored message, or the answer that a turn is writing. */
@@ -120,9 +125,8 @@ export class View {
   /** The ids of a message and its siblings, oldest first. */
   siblings(node) {
     const role = node.role;
-    const result = [...this.messages.values()]
-      .filter((m) => m.parent === node.parent && m.role === role && !this.isWaiting(m.id))
-      .sort(byTime)
+    const result = this.children(node.parent)
+      .filter((m) => m.role === role && !this.isWaiting(m.id))
       .map((message) => message.id);
     if (role === "assistant") {
       for (const turn of this.turns.values()) {
@@ -138,9 +142,7 @@ export class View {
   newestLeaf(id) {
     let at = id;
     for (;;) {
-      const children = [...this.messages.values()]
-        .filter((m) => m.parent === at && m.role !== "notice" && !this.isWaiting(m.id))
-        .sort(byTime);
+      const children = this.children(at).filter((m) => m.role !== "notice" && !this.isWaiting(m.id));
       const live = [...this.turns.values()].find((t) => t.state !== "queued" && t.message.id === at);
       if (live) return live.answer;
       if (!children.length) return at;
@@ -149,11 +151,21 @@ export class View {
   }
 
   noticesAfter(id) {
-    const notices = [];
-    for (const message of this.messages.values()) {
-      if (message.role === "notice" && message.parent === id && this.chat.head !== message.id) notices.push(message);
+    return this.children(id).filter((message) => message.role === "notice" && this.chat.head !== message.id);
+  }
+
+  /** The messages whose parent it is, oldest first. */
+  children(parent) {
+    if (!this.below) {
+      this.below = new Map();
+      for (const message of this.messages.values()) {
+        const known = this.below.get(message.parent);
+        if (known) known.push(message);
+        else this.below.set(message.parent, [message]);
+      }
+      for (const messages of this.below.values()) messages.sort(byTime);
     }
-    return notices;
+    return this.below.get(parent) ?? NONE;
   }
 
   isWaiting(messageId) {
@@ -250,7 +262,9 @@ export class View {
   }
 
   addMessage(message) {
-    if (!this.messages.has(message.id)) this.messages.set(message.id, message);
+    if (this.messages.has(message.id)) return;
+    this.messages.set(message.id, message);
+    this.below = null;
   }
 }
 

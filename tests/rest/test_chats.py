@@ -201,7 +201,7 @@ async def test_row_32_idempotency_keys(anna: Remote) -> None:
         ({"text": "x", "params": []}, 400, "validation_error"),
         ({"text": "x", "parent": "x"}, 400, "validation_error"),
         ({"text": "x", "parent": str(uuid4())}, 404, "message_not_found"),
-        ({"text": "x", "files": [str(uuid4())]}, 501, "not_supported"),
+        ({"text": "x", "files": [str(uuid4())]}, 404, "file_not_found"),
     ],
 )
 async def test_says_that_are_refused(anna: Remote, body: dict[str, Any], status: int, code: str) -> None:

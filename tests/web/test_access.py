@@ -120,10 +120,10 @@ def test_chat_with_a_queue_and_a_running_answer(page: Page):
 
 @pytest.mark.parametrize("path", ["/", "/f/guide/"])
 def test_page_is_reached_by_keyboard_from_its_skip_link(page: Page, path: str):
+    page.set_viewport_size({"width": 390, "height": 780})  # where the field does not take the focus by itself
     page.goto(path)
     if path != "/":
         expect_live(page)
-        page.evaluate("document.activeElement.blur()")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     expect(page.get_by_role("link", name="Skip to the content")).to_be_in_viewport()

@@ -5,7 +5,7 @@ import re
 
 from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
 
-from tests.web.chatting import answers, composer, expect_live, fake, held, open_new, prose, say, until, words
+from tests.web.chatting import answers, composer, expect_live, fake, held, open_new, prose, rest, say, until, words
 
 CHAT_URL = re.compile(r"/c/[0-9a-f-]{36}/$")
 
@@ -269,13 +269,19 @@ def test_phone_has_one_column_and_a_drawer(context: BrowserContext):
     expect(page.get_by_role("link", name="New chat")).not_to_be_in_viewport()
 
 
-def test_look_is_chosen_and_kept(page: Page):
+def test_look_is_chosen_kept_with_the_user_and_there_before_any_script(page: Page, context: BrowserContext):
     page.goto("/")
-    for look in ("light", "dark"):
-        page.locator("[data-look]").click()
-        expect(page.locator("html")).to_have_attribute("data-theme", look)
-    page.reload()
-    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    try:
+        for look in ("light", "dark"):
+            with page.expect_response("**/api/me/"):
+                page.locator("[data-look]").click()
+            expect(page.locator("html")).to_have_attribute("data-theme", look)
+        page.evaluate("localStorage.clear()")
+        page.route("**/theme.js", lambda route: route.fulfill(body="", content_type="text/javascript"))
+        page.goto("/")
+        expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    finally:
+        rest(page, "PATCH", "me/", {"theme": ""})
 
 
 def test_ended_sign_in_is_told(page: Page, context: BrowserContext):

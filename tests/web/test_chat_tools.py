@@ -170,7 +170,7 @@ def test_text_that_does_not_fit_the_question_is_asked_about_first(page: Page):
     expect(page.locator(".question.open")).to_be_visible()
     composer(page).press("Enter")
     page.get_by_role("button", name="Send all the same").click()
-    expect(page.locator(".question.closed").first).to_contain_text("Not answered")
+    expect(page.locator(".question.closed").first).to_contain_text("No longer open")
     expect(page.locator(".message.user .said").last).to_have_text("a glass of water")
     expect(page.locator(".question.open")).to_be_visible()
 
@@ -256,41 +256,42 @@ def upload(name: str, size: int = 5) -> dict:
 
 
 def test_files_go_up_at_once_and_with_the_message(page: Page):
-    stored = "11111111-1111-4111-8111-111111111111"
-    sent: list[dict] = []
-    page.on("websocket", lambda line: line.on("framesent", lambda frame: sent.append(json.loads(frame))))
-    page.route(
-        "**/api/files/",
-        lambda route: route.fulfill(status=201, json={"id": stored, "name": "a.txt", "mime": "text/plain", "bytes": 5}),
-    )
     open_new(page, "assistant")
     page.locator("[data-choose]").set_input_files([upload("a.txt")])
     expect(page.locator(".file")).to_contain_text("5 B")
     expect(page.locator(".file progress")).to_be_hidden()
     say(page, "Read this.")
-    until(page, lambda: any(frame["type"] == "say" for frame in sent))
-    assert next(frame for frame in sent if frame["type"] == "say")["files"] == [stored]
-    expect(page.locator(".message.user")).to_contain_text("a.txt")
+    expect(page.locator(".message.user .file")).to_contain_text("a.txt")
     expect(page.locator("[data-files]")).to_be_hidden()
+    expect(answers(page, "done")).to_have_count(1)
+    page.reload()
+    link = page.locator(".message.user a.file")
+    with page.expect_download() as download:
+        link.click()
+    assert download.value.suggested_filename == "a.txt"
 
 
 def test_file_that_fails_says_why_and_goes_again_or_away(page: Page):
-    error = {"code": "file_too_large", "text": "The file is too large.", "retryable": False, "trace": "t"}
-    page.route("**/api/files/", lambda route: route.fulfill(status=413, json={"error": error}))
+    lost = re.compile("/api/files/$")
+    page.route(lost, lambda route: route.fulfill(status=503, json={"error": {"text": "Not now."}}))
     open_new(page, "assistant")
     page.locator("[data-choose]").set_input_files([upload("a.txt"), upload("empty.txt", 0)])
     first, second = page.locator(".file").all()
-    expect(first).to_contain_text("The file is too large.")
+    expect(first).to_contain_text("Not now.")
     expect(second).to_contain_text("The file is empty.")
     say(page, "Read this.")
     expect(page.locator("[data-said]")).to_contain_text("A file was not taken.")
-    page.unroute("**/api/files/")
-    stored = {"id": "11111111-1111-4111-8111-111111111111", "name": "a.txt", "mime": "text/plain", "bytes": 5}
-    page.route("**/api/files/", lambda route: route.fulfill(status=201, json=stored))
+    page.unroute(lost)
     page.get_by_role("button", name="Send a.txt again").click()
     expect(first).to_contain_text("5 B")
     page.get_by_role("button", name="Remove empty.txt").click()
     expect(page.locator(".file")).to_have_count(1)
+
+
+def test_file_that_the_server_does_not_take_says_which_it_takes(page: Page):
+    open_new(page, "assistant")
+    page.locator("[data-choose]").set_input_files([upload("a.exe")])
+    expect(page.locator(".file.failed")).to_contain_text("text, PNG, JPEG, GIF, WebP and PDF are")
 
 
 def test_files_are_dropped_and_pasted(page: Page):
@@ -338,9 +339,9 @@ def test_answer_is_told_by_sentence_and_its_end_in_a_word(page: Page):
     say(page, held("One **bold** thing. Another thing. And the", after=10))
     told = page.locator("[data-read-out] p")
     expect(told).to_have_text(["One bold thing.", "Another thing."])
-    expect(page.locator("[data-status]")).to_have_text("The answer is being written.")
+    expect(page.locator(".visually-hidden[data-status]")).to_have_text("The answer is being written.")
     page.keyboard.press("Escape")
-    expect(page.locator("[data-status]")).to_have_text("Stopped.")
+    expect(page.locator(".visually-hidden[data-status]")).to_have_text("Stopped.")
 
 
 def test_wrap_is_a_switch_of_each_code_block(page: Page):
