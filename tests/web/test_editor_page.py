@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
@@ -38,9 +39,16 @@ def api(web_server: HeadraceServer) -> Api:
     return Api(web_server)
 
 
+def bare(value: Any) -> Any:
+    """Without what no module reads."""
+    if isinstance(value, dict):
+        return {key: bare(item) for key, item in value.items() if key not in ("pattern", "description")}
+    return [bare(item) for item in value] if isinstance(value, list) else value
+
+
 def test_kinds_of_the_module_tests_are_those_that_are_served():
     kept = json.loads((WHERE / "kinds.json").read_text())
-    assert [KINDS[kind["kind"]].describe() for kind in kept] == kept
+    assert [bare(KINDS[kind["kind"]].describe()) for kind in kept] == bare(kept)
 
 
 # ----------------------------------------------------------------------------------- one draft, three views
