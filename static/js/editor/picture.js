@@ -248,7 +248,7 @@ class Box {
     this.node = svg("g", { class: "box", role: "button", "data-node": at.id, transform: `translate(${at.x - WIDTH / 2} ${at.y - HEIGHT / 2})` });
     this.title = svg("text", { x: 0, y: 23, class: "box-title" });
     this.kind = svg("text", { x: 0, y: 40, class: "box-kind" });
-    const texts = svg("svg", { x: 42, width: WIDTH - 52, height: HEIGHT, overflow: "hidden" }); // cuts what is too long
+    const texts = svg("svg", { x: 42, width: WIDTH - 46, height: HEIGHT, overflow: "hidden" }); // cuts what is too long
     texts.append(this.title, " ", this.kind, " ");
     this.faultText = svg("text", { x: WIDTH - 6, y: 4.5, "text-anchor": "middle" });
     this.faults = svg("g", { class: "box-faults", visibility: "hidden" });

@@ -178,6 +178,7 @@ export const FIELDS = {
   name: gettext("Name"),
   value: gettext("Value"),
   data: gettext("Data"),
+  files: gettext("Read the files of the message"),
   comparisons: gettext("Comparisons"),
 };
 
