@@ -76,6 +76,7 @@ const picture = new Picture($("picture"), {
 });
 const trial = new Trial($("trial"), config, {
   ready: built,
+  forgotten: () => (builtText = null),
   graph: () => whole,
   kinds: world.kinds,
   select: (id) => select(id, { scrolls: true }),

@@ -16,8 +16,8 @@ const ICONS = { start: "dot", end: "check", error: "alert", wait: "dot" };
 
 export class Trial {
   /**
-   * `box`: the panel. `actions`: `ready()` saves and builds the draft, false where it cannot be; `graph()`, `kinds`; `ran(trace)`
-   * after each change; `select(id)`.
+   * `box`: the panel. `actions`: `ready()` saves and builds the draft, false where it cannot be; `forgotten()`: the
+   * server's build is gone; `ran(trace)` after each change; `select(id)`; `graph()`, `kinds`.
    */
   constructor(box, config, actions) {
     this.config = config;
@@ -118,7 +118,10 @@ export class Trial {
 
   moved(state) {
     const code = state.refusal?.code;
-    if (code === "not_built") this.wire.close();
+    if (code === "not_built") {
+      this.wire.close();
+      this.actions.forgotten();
+    }
     if (state.name === "refused" || code === "not_built") this.tell(state.refusal.text || code, true);
     else if (state.name === "live") this.tell("");
     else if (state.name !== "closed") this.tell(state.refusal?.text || W.connecting);
