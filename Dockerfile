@@ -4,7 +4,7 @@ FROM python:3.11-slim-bookworm
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 RUN useradd --system --uid 10001 --create-home headrace \
-    && mkdir /data && chown headrace:headrace /data
+    && mkdir -m 700 /data && chown headrace:headrace /data
 WORKDIR /app
 
 COPY requirements.txt .

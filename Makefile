@@ -21,6 +21,8 @@ help:
 
 $(PY):
 	@echo "== virtual environment in $(VENV)"
+	@command -v "$(firstword $(PYTHON))" >/dev/null 2>&1 || \
+		{ echo "headrace: there is no $(PYTHON); set PYTHON to Python 3.11 or later."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "headrace: $(PYTHON) is too old; set PYTHON to Python 3.11 or later."; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
@@ -36,10 +38,10 @@ $(DEV_STAMP): requirements.txt requirements-dev.txt | $(PY)
 	@rm -f $(VENV)/.dev-* $(VENV)/.run-* && touch $@ $(RUN_STAMP)
 
 setup: $(RUN_STAMP) messages
-	@HEADRACE_PRIVATE_PROVIDERS=$${HEADRACE_PRIVATE_PROVIDERS:-on} $(PY) manage.py setup
+	@HEADRACE_ALLOW_PRIVATE_PROVIDERS=$${HEADRACE_ALLOW_PRIVATE_PROVIDERS:-on} $(PY) manage.py setup
 
 run: setup
-	@HEADRACE_PRIVATE_PROVIDERS=$${HEADRACE_PRIVATE_PROVIDERS:-on} exec $(PY) manage.py serve
+	@HEADRACE_ALLOW_PRIVATE_PROVIDERS=$${HEADRACE_ALLOW_PRIVATE_PROVIDERS:-on} exec $(PY) manage.py serve
 
 test: $(DEV_STAMP) messages chromium
 	@echo "== tests"

@@ -11,6 +11,9 @@ from django.utils.translation import ngettext
 
 from accounts import store, tokens
 from accounts.models import User
+from accounts.passwords import AdminLoginForm
+
+admin.site.login_form = AdminLoginForm
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):

@@ -6,6 +6,7 @@ from django.utils.translation import get_supported_language_variant, gettext
 from django.utils.translation.trans_real import parse_accept_lang_header
 
 from streams.errors import WireError
+from streams.sentences import told
 
 
 def choose(*wishes: str, accept: str = "") -> str:
@@ -22,6 +23,6 @@ def choose(*wishes: str, accept: str = "") -> str:
 def sentence(error: WireError, locale: str) -> str:
     """The catalogue's sentence, or its own, and the cause where one is known (that one is not translated)."""
     with translation.override(locale or settings.LANGUAGE_CODE):
-        text = gettext(error.text or error.entry.text)
+        text = told(error.text or error.entry.text, gettext)
     cause = str(error.extra.get("cause", "")).strip()
     return f"{text} ({cause.rstrip('.')})" if cause else text

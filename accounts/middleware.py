@@ -1,4 +1,5 @@
-"""Whose session it is: it lives no longer than its log-in, and is spoken to in its user's language."""
+"""What pages need of log-ins: a session lives no longer than its log-in, a log-in refused says so by its status,
+and the user's own language is spoken."""
 
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ from django.utils import translation
 
 from accounts import locale as languages
 from accounts import signals, tokens
+from accounts.rest.errors import error_headers, error_status
 
 
 def session_logins(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
@@ -38,5 +40,20 @@ def own_language(get_response: Callable[[HttpRequest], HttpResponse]) -> Callabl
             request.LANGUAGE_CODE = languages.choose(wish)
             translation.activate(request.LANGUAGE_CODE)
         return get_response(request)
+
+    return middleware
+
+
+def login_refusals(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """The form of a page says that too many log-ins were tried; so do the status and `Retry-After`."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        refusal = getattr(request, "login_refusal", None)
+        if refusal is not None:
+            response.status_code = error_status(refusal)
+            for name, value in error_headers(refusal).items():
+                response.headers[name] = value
+        return response
 
     return middleware

@@ -30,8 +30,6 @@ from streams.errors import WireError
 ISSUER = AUDIENCE = "headrace"
 SESSION_LOGIN = "headrace_login"  # in a Django session: the id of its log-in
 SESSION_PASSWORD = "headrace_password"  # and the mark of the password by which it was begun
-KNOWN_S = 5.0
-KNOWN_MOST = 10_000
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -146,12 +144,12 @@ def ended_among(logins: list[str], user_ids: list[int]) -> set[str | int]:
 
 
 def known_user(login: str) -> Known | None:
-    """The active user of a live log-in, as read at most 5 s ago; else None."""
+    """The active user of a live log-in, as read a moment ago (`known_login_s`); else None."""
     entry = _known.get(login)
-    if entry is not None and time.monotonic() - entry[0] < KNOWN_S:
+    if entry is not None and time.monotonic() - entry[0] < settings.HEADRACE.known_login_s:
         return entry[1]
     known = _look_up(login)
-    if len(_known) >= KNOWN_MOST:
+    if len(_known) >= settings.HEADRACE.known_logins:
         _known.clear()
     _known[login] = (time.monotonic(), known)
     return known

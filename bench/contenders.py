@@ -130,7 +130,7 @@ class House:
             "ENV_FILE": os.devnull,
             "DATA_DIR": str(data),
             "SECRET_KEY": self._secret,
-            "HEADRACE_PRIVATE_PROVIDERS": "on",
+            "HEADRACE_ALLOW_PRIVATE_PROVIDERS": "on",
             "LOG_LEVEL": "WARNING",
             "PYTHONUNBUFFERED": "1",
             **more,

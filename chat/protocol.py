@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from streams import names
 from streams.errors import WireError
+from streams.numbers import TOO_LARGE, OutOfRange, check_numbers
 
 # ---------------------------------------------------------------------------------------------- shapes
 
@@ -298,8 +300,8 @@ class Chats(Frame, tag="chats"):
 
 # -------------------------------------------------------------------------------------------- commands
 
-Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
-Uuid = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\Z")]
+Id = Annotated[str, msgspec.Meta(pattern=rf"^{names.ID}\Z")]
+Uuid = Annotated[str, msgspec.Meta(pattern=rf"^{names.UUID}\Z")]
 
 
 class CommandFrame(msgspec.Struct, kw_only=True, tag_field="type", forbid_unknown_fields=True, frozen=True):
@@ -367,25 +369,33 @@ def encode_frame(frame: Frame) -> bytes:
     return _encoder.encode(frame)
 
 
-def depth_exceeds(text: str, limit: int) -> bool:
-    """Whether brackets nest deeper than `limit`. Strings do not count. The parser would recurse on them."""
-    if text.count("{") + text.count("[") <= limit:
+def nests_too_much(text: str, most_deep: int, most_brackets: int) -> bool:
+    """Whether brackets nest deeper than `most_deep`, or more than `most_brackets` open. Strings do not count.
+
+    The parser would recurse on the former, and make an object of each of the latter. Takes time linear in `text`.
+    """
+    if text.count("{") + text.count("[") <= most_deep:
         return False
-    steps = _STRINGS.sub("", text).encode("ascii", "ignore").translate(_STEPS, delete=_NO_BRACKETS)
-    return max(accumulate(memoryview(steps).cast("b")), default=0) > limit  # in C: frames may be large
+    bare = _STRINGS.sub("", text.replace("\\\\", "").replace('\\"', ""))
+    steps = bare.encode("ascii", "ignore").translate(_STEPS, delete=_NO_BRACKETS)
+    if steps.count(_IN) > most_brackets or len(steps) > 2 * most_brackets:
+        return True
+    return max(accumulate(memoryview(steps).cast("b")), default=0) > most_deep  # in C: frames may be large
 
 
-_STRINGS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# A string that is not closed ends with the text: without that each quote in it would be tried as the first of one.
+_STRINGS = re.compile(r'"[^"]*(?:"|\Z)')
+_IN = b"\x01"
 _STEPS = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")  # as signed bytes: one in, one out
 _NO_BRACKETS = bytes(set(range(128)) - set(b"{}[]"))
 
 
-def decode_command(text: str, max_depth: int) -> CommandFrame:
+def decode_command(text: str, most_deep: int, most_brackets: int) -> CommandFrame:
     """One text frame as its command. Raises WireError bad_json, bad_frame, unknown_type or unknown_field.
 
     The error's `id` is the frame's where it has one of the right form, so that the sender can tell which failed.
     """
-    if depth_exceeds(text, max_depth):
+    if nests_too_much(text, most_deep, most_brackets):
         raise WireError("bad_frame")
     try:
         raw = _raw_decoder.decode(text)
@@ -395,6 +405,10 @@ def decode_command(text: str, max_depth: int) -> CommandFrame:
         raise WireError("bad_frame", field="type")
     known = COMMANDS.get(raw["type"])
     extra = {"id": raw["id"]} if isinstance(raw.get("id"), str) and _ID.match(raw["id"]) else {}
+    try:
+        check_numbers(text, raw)
+    except OutOfRange as error:
+        raise WireError("bad_frame", TOO_LARGE, **extra) from error
     if known is None:
         raise WireError("unknown_type", **extra)
     try:
@@ -403,7 +417,16 @@ def decode_command(text: str, max_depth: int) -> CommandFrame:
         raise _refusal(str(error), extra) from error
 
 
-_ID = re.compile(r"^[A-Za-z0-9_-]{1,64}\Z")
+_ID = re.compile(rf"{names.ID}\Z")
+_ID_IN_FRONT = re.compile(r'\s*\{(?:\s*"type"\s*:\s*"\w{1,20}"\s*,)?\s*"id"\s*:\s*"(' + names.ID + ')"')
+
+
+def id_in_front(text: str) -> str | None:
+    """The id of a frame that is not decoded, where it stands first or behind `type`, as SDKs write it."""
+    match = _ID_IN_FRONT.match(text)
+    return match.group(1) if match else None
+
+
 _FIELD = re.compile(r"(?:unknown field|required field) `(\w+)`|at `\$\.(\w+)")
 
 

@@ -4,9 +4,11 @@ from typing import Any
 
 import msgspec
 
+from accounts import locale as languages
 from chat import protocol
 from chat.models import Chat, File, Message, Question, Step, Turn
 from streams.clock import stamp
+from streams.errors import WireError, shape_of
 
 
 def user_message_parts(number: int, text: str, files: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -101,6 +103,11 @@ def question_part(row: Question) -> dict[str, Any]:
     }
 
 
+def fault_of(error: WireError, locale: str) -> protocol.Fault:
+    """How a turn ended badly, as it is stored: in the chat's language."""
+    return protocol.Fault(**shape_of(error, languages.sentence(error, locale)))
+
+
 def chat_event(row: Chat) -> protocol.ChatEvent:
     return protocol.ChatEvent(rev=row.rev, title=row.title, head=_text(row.head), deleted=row.deleted)
 
@@ -115,6 +122,18 @@ def chat_item(row: Chat, state: str | None) -> dict[str, Any]:
         "deleted": row.deleted,
         "state": state,
     }
+
+
+def turn_start(turn: Turn, message: protocol.Message, parts: list[dict[str, Any]]) -> protocol.TurnStart:
+    return protocol.TurnStart(
+        turn=str(turn.id),
+        message=message,
+        answer=str(turn.answer),
+        attempt=turn.attempt,
+        version=turn.version.number if turn.version else None,
+        skill=turn.skill,
+        parts=parts_of(parts),
+    )
 
 
 def turn_end(turn: Turn, message: Message) -> protocol.TurnEnd:

@@ -17,7 +17,6 @@ from streams import database
 from streams.errors import WireError
 from streams.log import Log, Position
 
-TRIES = 8
 # Events that change a part and nothing else: rows read before them need no second look.
 _GROWTH = frozenset({"part", "delta", "part_end", "node", "progress", "status", "custom"})
 
@@ -42,7 +41,7 @@ Entries = list[tuple[int, bytes]]
 
 async def take(log: Log, chat: str) -> tuple[bytes, Position]:
     """The snapshot's frame and its position. Raises WireError chat_not_found, unavailable."""
-    for _ in range(TRIES):
+    for _ in range(settings.HEADRACE.snapshot_tries):
         first = await log.read(chat, 0)
         rows = await database.read(_read, chat)
         last = await log.read(chat, first.top)

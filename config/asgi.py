@@ -1,11 +1,10 @@
-"""The ASGI application: pages to Django, sockets to the consumer, start and end to ChatManager.
+"""The ASGI application: pages to Django with bounded bodies, sockets to the consumer, start and end to ChatManager.
 
 Handshakes that are refused by HTTP are refused here, before the consumer: unknown path 404, unknown subprotocol 400,
 foreign Origin 403. Where the server can only say 403, it says 403. Everything else is the consumer's to answer.
 """
 
 import os
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,19 +22,19 @@ from chat.doors import events  # noqa: E402
 from chat.doors.admission import subprotocol  # noqa: E402
 from chat.doors.consumer import ChatConsumer  # noqa: E402
 from chat.turns import manager  # noqa: E402
+from config.bodies import bounded  # noqa: E402
 from config.origins import is_allowed  # noqa: E402
-from streams.errors import WireError  # noqa: E402
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-FORM_BYTES = 64 * 1024  # what a form has around a file
 SOCKET_PATHS = ("/chat/", "/api/v1/chat/")
 BEARER = "bearer."
 
 log = structlog.get_logger("headrace.asgi")
 consumer = ChatConsumer.as_asgi()
+pages = bounded(django_application)
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,43 +43,13 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if events.is_event_path(scope) and not is_foreign(scope):
             await events.serve(running, scope, receive, send)
             return
-        await _serve_page(scope, receive, send)
+        await pages(scope, receive, send)
     elif scope["type"] == "websocket":
         await _serve_socket(scope, receive, send)
     elif scope["type"] == "lifespan":
         await _lifespan(receive, send)
     else:
         raise ValueError(f"unknown scope {scope['type']!r}")
-
-
-async def _serve_page(scope: Scope, receive: Receive, send: Send) -> None:
-    """Django keeps a whole body before it looks at it: one that is too large is not taken that far."""
-    most = settings.HEADRACE.file_bytes + FORM_BYTES
-    declared = next((value for name, value in scope["headers"] if name.lower() == b"content-length"), b"0")
-    body = _Body(receive, most)
-    if declared.isdigit() and int(declared) <= most:
-        await django_application(scope, body.receive, send)
-    else:
-        body.is_over = True
-    if body.is_over:
-        code = "file_too_large" if scope["path"] == "/api/files/" else "frame_too_large"
-        await events.refuse(WireError(code), scope, None, send, secrets.token_hex(8))
-
-
-class _Body:
-    """ASGI's receive, counted. Past the bound it says that the client has gone, and Django leaves the request."""
-
-    def __init__(self, receive: Receive, most: int) -> None:
-        self._receive, self._left = receive, most
-        self.is_over = False
-
-    async def receive(self) -> dict[str, Any]:
-        message = await self._receive()
-        self._left -= len(message.get("body", b""))
-        if self._left < 0:
-            self.is_over = True
-            return {"type": "http.disconnect"}
-        return message
 
 
 async def _serve_socket(scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,12 +11,18 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     frame_in_bytes: int = 256 * 1024
     text_chars: int = 32_000
     json_depth: int = 32
+    json_brackets: int = 10_000
     commands_per_s: float = 20
     commands_burst: int = 40
     acks_per_s: float = 50
     acks_burst: int = 100
     refusals_per_minute: int = 200
     bad_frames_per_minute: int = 10
+    frames_per_s: float = 200
+    frames_burst: int = 400
+    frames_bytes_per_s: float = 1024 * 1024
+    frames_bytes_burst: int = 2 * 1024 * 1024
+    command_bytes: int = 16 * 1024
     ack_window_bytes: int = 256 * 1024
     event_bytes: int = 64 * 1024
     snapshot_bytes: int = 256 * 1024
@@ -36,7 +42,18 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     auth_check_s: float = 4
     ticket_s: float = 60
     keys_per_user: int = 50
-    # REST
+    # requests
+    body_bytes: int = 2 * 1024 * 1024
+    body_s: float = 30
+    file_body_s: float = 120
+    keep_alive_s: int = 5
+    logins_per_name_a_minute: int = 10
+    logins_per_address_a_minute: int = 60
+    logins_at_once: int = 2
+    logins_waiting: int = 20
+    login_wait_s: float = 5
+    known_login_s: float = 5  # a log-in that was looked up is believed so long
+    known_logins: int = 10_000  # that a process remembers
     rest_requests_per_minute: int = 1200
     rest_anonymous_per_minute: int = 60
     # turns
@@ -59,6 +76,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # the event log
     log_kept_s: int = 3600
     log_events: int = 500
+    log_bytes: int = 4 * 1024 * 1024  # of a chat; then fewer events are kept, yet all of an unfinished turn
     ring_events: int = 512
     ring_bytes: int = 1024 * 1024
     tops_every_s: float = 5
@@ -73,6 +91,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     counters_every_s: float = 5
     drain_turns_s: float = 20
     drain_sockets_s: float = 3
+    buried_kept_s: float = 86400  # rows of dead workers, for whoever looks what happened
+    snapshot_tries: int = 8  # while events come faster than rows are read
+    doctor_socket_s: float = 5  # that `manage.py doctor` waits for its socket
+    embedded_start_s: float = 30  # a start reads the append-only file, at most EMBEDDED_MB of it
     # database
     database_threads: int = 4
     database_waiting: int = 5000
@@ -81,17 +103,35 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     provider_connect_s: float = 5
     provider_first_token_s: float = 30
     provider_between_tokens_s: float = 20
+    usage_tokens: int = 1_000_000_000  # of one call, whatever the vendor says
+    provider_fresh_s: float = 5  # a row that was changed is used so much later at most
     # flows
     build_lease_s: int = 60
     build_kept_s: int = 86400
+    build_poll_s: float = 0.05  # of who waits for a build that runs elsewhere
+    publish_tries: int = 3  # when the draft is saved between build and publication
+    slug_tries: int = 5  # when another flow takes the slug that was free
+    plans_kept: int = 256  # compiled graphs, by a process
+    plans_kept_chars: int = 16 * 1024 * 1024  # of their templates
+    versions_kept_bytes: int = 16 * 1024 * 1024  # graphs of versions, by a process
     graph_bytes: int = 1024 * 1024
     graph_nodes: int = 500
     graph_template_tags: int = 5000
     node_visits: int = 20
     vars_bytes: int = 64 * 1024
+    data_bytes: int = 1024 * 1024  # as JSON: what a turn ends with, a step's result, what a node puts together
+    results_bytes: int = 8 * 1024 * 1024  # as JSON: what the nodes of one run have given so far
+    node_outputs_bytes: int = 1024 * 1024  # that one run shows in its `node` events
     history_messages: int = 50
     template_chars: int = 32_000
     template_filter_chars: int = 64 * 1024
     template_output_chars: int = 256 * 1024
     template_steps: int = 100_000
     template_work_chars: int = 4_000_000
+    template_tags: int = 500  # in one template
+    node_template_tags: int = 1000  # in all templates of a node
+    template_tag_chars: int = 1000
+    template_tag_brackets: int = 20
+    template_nesting: int = 30  # of blocks
+    template_loop_rounds: int = 10_000  # of all loops of one rendering together
+    template_list_items: int = 10_000

@@ -1,10 +1,11 @@
 """What the operator sets: every variable of the environment and `.env`, typed, checked at start.
 
 A missing or bad value raises SettingsError with one sentence that names the variable and says what would be right.
-`docs/settings.md` is made from this file (`manage.py describe_settings`).
+`docs/settings.md` is made from this file (`manage.py document_settings`).
 """
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,7 +73,11 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Origins besides the site's own whose pages may open sockets: `https://app.example.org`."),
     ] = ()
     trusted_proxies: Annotated[
-        Names, Meta(description="Addresses of proxies whose `X-Forwarded-For` and `-Proto` are believed.")
+        Names,
+        Meta(
+            description="Addresses of proxies whose `X-Forwarded-For` and `-Proto` are believed: "
+            "`127.0.0.1, 10.0.0.0/8`."
+        ),
     ] = ()
     log_format: Annotated[str, Meta(pattern="^(json|console)$", description="`json` or `console`.")] = "console"
     log_level: Annotated[
@@ -82,7 +87,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     headrace_turns: Annotated[
         bool, Meta(description="Off: this process serves pages and sockets and runs no turns.")
     ] = True
-    headrace_private_providers: Annotated[
+    headrace_allow_private_providers: Annotated[
         bool,
         Meta(description="Providers may be at private addresses and plain http (a model on your own machine)."),
     ] = False
@@ -115,15 +120,17 @@ class Field(msgspec.Struct, frozen=True):
 def load(environ: Mapping[str, str], env_file: Path | None) -> Settings:
     """Settings from `environ`, which wins, and `env_file`. An empty value is as good as none. Raises SettingsError."""
     values = {**(read_env_file(env_file) if env_file else {}), **environ}
+    _refuse_unknown(values)
     values = {name: value.strip() for name, value in values.items() if value.strip()}
     environment = _read(Environment, values, prefix="")
     bounds = _read(Bounds, values, prefix=BOUND_PREFIX)
-    _refuse_unknown(values)
     _check(environment)
+    _check_bounds(bounds)
     return Settings(environment, bounds)
 
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
+_QUOTED = re.compile(r"""(["'])((?:(?!\1).)*)\1(?:\s+#.*)?""")
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -149,11 +156,15 @@ def read_env_file(path: Path) -> dict[str, str]:
             raise SettingsError(f"{path}, line {number} is not NAME=value, a comment or empty.")
         name, value = match.groups()
         if value[:1] in {"'", '"'}:
-            if len(value) < 2 or value[-1] != value[0] or value[0] in value[1:-1]:
-                raise SettingsError(f"{path}, line {number}: the value of {name} has a quote that is not closed.")
-            value = value[1:-1]
+            quoted = _QUOTED.fullmatch(value)
+            if quoted is None:
+                raise SettingsError(
+                    f"{path}, line {number}: the value of {name} must end with the quote it begins with; "
+                    "only a comment may follow."
+                )
+            value = quoted[2]
         else:
-            value = re.sub(r"\s+#.*", "", value)
+            value = re.sub(r"(?:^|\s+)#.*", "", value)
         found[name] = value
     return found
 
@@ -267,10 +278,41 @@ def _check(environment: Environment) -> None:
                 f"ALLOWED_HOSTS has {host!r}; it must be host names without scheme and path, "
                 "for example app.example.org."
             )
+    for proxy in environment.trusted_proxies:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError:
+            raise SettingsError(
+                f"TRUSTED_PROXIES has {proxy!r}; it must be IP addresses or networks, for example "
+                "127.0.0.1, 10.0.0.0/8."
+            ) from None
+    if environment.openai_base_url is not None and not _is_base_url(environment.openai_base_url):
+        raise SettingsError(
+            "OPENAI_BASE_URL is not the address of a server; it must look like https://api.openai.com/v1."
+        )
     if environment.redis_url is not None:
         _check_redis(environment.redis_url)
     if environment.database_url is not None:
         database_of(environment.database_url)
+
+
+def _check_bounds(bounds: Bounds) -> None:
+    """What one bound must be to another."""
+    if bounds.dead_after_s < 2 * bounds.beat_s:
+        raise SettingsError(
+            f"HEADRACE_DEAD_AFTER_S is {bounds.dead_after_s:g} and HEADRACE_BEAT_S is {bounds.beat_s:g}; "
+            "the first must be at least twice the second, or one late beat makes a worker dead."
+        )
+
+
+def _is_base_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    has_more = bool(parts.query or parts.fragment or re.search(r"\s", url))
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and not has_more
 
 
 def _check_redis(url: str) -> None:

@@ -2,12 +2,20 @@
 
 from typing import Any
 
+from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 from django.views import defaults
 from django.views.csrf import csrf_failure as csrf_failure_page
 
 from accounts.rest.errors import error_body, error_headers, error_status, trace_of
 from streams.errors import WireError
+
+HOST_CHARS = 100
+UNKNOWN_HOST = gettext_noop(
+    "This site is not known by the name %(host)s. Use another address of it, or add the name to ALLOWED_HOSTS."
+)
 
 
 def is_api(request: HttpRequest) -> bool:
@@ -15,7 +23,10 @@ def is_api(request: HttpRequest) -> bool:
 
 
 def api_error(request: HttpRequest, code: str) -> JsonResponse:
-    error = WireError(code)
+    return _answer(request, WireError(code))
+
+
+def _answer(request: HttpRequest, error: WireError) -> JsonResponse:
     body = error_body(error, trace_of(request))
     return JsonResponse(body, status=error_status(error), headers=error_headers(error))
 
@@ -26,6 +37,9 @@ def api_not_found(request: HttpRequest) -> JsonResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if isinstance(exception, DisallowedHost):  # an operator meets it first, in his browser
+        asked = request.META.get("HTTP_HOST", request.META.get("SERVER_NAME", ""))[:HOST_CHARS]
+        return _answer(request, WireError("bad_request", _(UNKNOWN_HOST) % {"host": asked}))
     return api_error(request, "bad_request") if is_api(request) else defaults.bad_request(request, exception)
 
 

@@ -1,7 +1,8 @@
-"""The keeper of an embedded store: `python keeper.py DIRECTORY BINARY MEMORY_MB`, started by `config/embedded.py`.
+"""The keeper of an embedded store: `keeper.py DIRECTORY BINARY MEMORY_MB START_S`, started by `config/embedded.py`.
 
-Runs the server, says its socket's path on stdout once it answers, starts it again should it die, and ends it when it
-gets `users.lock` for itself: when no process uses the store any more. On Linux the server dies with the keeper too.
+Runs the server, says its socket's path on stdout once it answers, and ends it when it gets `users.lock` for itself:
+when no process uses the store any more. It ends with its server, and on Linux the server with it; it has inherited
+`keeper.lock`, so that users see its end, and one of them starts another, which takes the same address.
 Imports nothing of Headrace: it is small because it lives as long as the store.
 """
 
@@ -11,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -18,36 +20,41 @@ import threading
 import time
 
 POLL_S = 0.001
-READY_S = 9.0
 STOP_S = 10.0
 SOCKET_CHARS = 100  # the kernel takes 107
-RESTARTS = 5
 PR_SET_PDEATHSIG = 1
 
 
-def main(directory: str, binary: str, memory_mb: str) -> int:
-    _clear(directory)
-    runtime = _runtime_dir()
-    path = os.path.join(runtime, "s")
-    text = config(directory, path, int(memory_mb))
+def main(directory: str, binary: str, memory_mb: str, start_s: str) -> int:
+    deadline = time.monotonic() + float(start_s)
     users = os.open(os.path.join(directory, "users.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    unused = threading.Event()
+    before = _read(os.path.join(directory, "address"))
+    serving = _wait_gone(directory, before, deadline)
+    if serving is None:
+        _say("the server before it does not end")
+        return 1
+    kept = _is_ours(before)
+    path = before if kept else os.path.join(_runtime_dir(), "s")
+    is_unused = False
     try:
-        server = _run(binary, text)
-        if not _is_ready(server, path):
+        server = _run(binary, config(directory, path, int(memory_mb)), serving)
+        if not _is_ready(server, path, deadline):
             server.kill()
-            _say(_last_line(directory) or f"it ended with status {server.wait()}")
+            status = server.wait()
+            _say(_last_line(directory) or f"it ended with status {status}")
+            is_unused = not kept
             return 1
         _write(os.path.join(directory, "address"), path)
         _say(path)
-        current = [server]
-        threading.Thread(target=_wait_unused, args=(users, unused, current), daemon=True).start()
-        _keep(binary, text, path, unused, current)
+        threading.Thread(target=_end_unused, args=(users, server), daemon=True).start()
+        server.wait()
+        is_unused = _try_lock(users)
     finally:
-        shutil.rmtree(runtime, ignore_errors=True)
-        if _read(os.path.join(directory, "address")) == path:  # not of a keeper that came after `rm -r` of ours
-            _remove(os.path.join(directory, "address"))
-    return 0  # users.lock is let go by our end, after the server's
+        if is_unused:
+            shutil.rmtree(os.path.dirname(path), ignore_errors=True)
+            if _read(os.path.join(directory, "address")) == path:  # not of a keeper that came after `rm -r` of ours
+                _remove(os.path.join(directory, "address"))
+    return 0  # the locks are let go by our end, after the server's
 
 
 def config(directory: str, path: str, memory_mb: int) -> str:
@@ -79,14 +86,17 @@ def quote(path: str) -> str:
     return f'"{safe.decode("ascii")}"'
 
 
-def _run(binary: str, text: str) -> "subprocess.Popen[bytes]":
+def _run(binary: str, text: str, serving: int) -> "subprocess.Popen[bytes]":
+    """The server. It inherits the lock `serving`: until it has ended there is no other on its files and socket."""
     server = subprocess.Popen(
         [binary, "-"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        pass_fds=[serving],
         preexec_fn=_die_with_parent if sys.platform == "linux" else None,
     )
+    os.close(serving)
     assert server.stdin is not None
     try:
         server.stdin.write(text.encode())
@@ -101,8 +111,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _is_ready(server: "subprocess.Popen[bytes]", path: str) -> bool:
-    deadline = time.monotonic() + READY_S
+def _is_ready(server: "subprocess.Popen[bytes]", path: str, deadline: float) -> bool:
     while server.poll() is None and time.monotonic() < deadline:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(1)
@@ -117,31 +126,21 @@ def _is_ready(server: "subprocess.Popen[bytes]", path: str) -> bool:
     return False
 
 
-def _wait_unused(users: int, unused: threading.Event, current: "list[subprocess.Popen[bytes]]") -> None:
-    fcntl.flock(users, fcntl.LOCK_EX)  # the one wait of this process: no poll, no timer
-    unused.set()
-    current[0].terminate()
-
-
-def _keep(binary: str, text: str, path: str, unused: threading.Event, current: "list[subprocess.Popen[bytes]]") -> None:
-    """Until nobody uses it: a server that died by itself is started again, a few times."""
-    for _ in range(RESTARTS):
-        current[0].wait()
-        if unused.is_set():
-            return
-        current[0] = _run(binary, text)
-        if unused.is_set():  # between the two lines above
-            break
-        if not _is_ready(current[0], path):
-            break
-    if not unused.is_set():
-        current[0].wait()
-    current[0].terminate()
+def _end_unused(users: int, server: "subprocess.Popen[bytes]") -> None:
+    fcntl.flock(users, fcntl.LOCK_EX)  # no poll, no timer
+    server.terminate()
     try:
-        current[0].wait(STOP_S)
+        server.wait(STOP_S)
     except subprocess.TimeoutExpired:
-        current[0].kill()
-        current[0].wait()
+        server.kill()
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _runtime_dir() -> str:
@@ -153,13 +152,33 @@ def _runtime_dir() -> str:
     return tempfile.mkdtemp(prefix="headrace-", dir="/tmp")
 
 
-def _clear(directory: str) -> None:
-    """What a keeper that was killed left: its socket; and its server, where the system does not end it with it."""
-    path = _read(os.path.join(directory, "address"))
-    if not path:
-        return
-    deadline = time.monotonic() + STOP_S
-    while time.monotonic() < deadline:
+def _is_ours(path: str) -> bool:
+    """`path` is the socket's of a keeper that was killed, or of a server that was, in a directory that is ours alone.
+
+    Clients know it: the store comes back there. The directory is made anew where somebody has cleared up.
+    """
+    runtime = os.path.dirname(path)
+    if not os.path.basename(runtime).startswith("headrace-"):
+        return False
+    try:
+        os.mkdir(runtime, 0o700)
+    except FileExistsError:
+        pass
+    except OSError:
+        return False
+    found = os.lstat(runtime)
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+
+
+def _wait_gone(directory: str, path: str, deadline: float) -> "int | None":
+    """`server.lock`, once a server that a killed keeper left has ended. None: it does not end.
+
+    Where the system does not end it with its keeper it is told to here.
+    """
+    serving = os.open(os.path.join(directory, "server.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    while not _try_lock(serving):
+        if time.monotonic() > deadline:
+            return None
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(1)
             try:
@@ -167,11 +186,9 @@ def _clear(directory: str) -> None:
                 client.sendall(b"SHUTDOWN\r\n")
                 client.recv(64)
             except OSError:
-                break
+                pass
         time.sleep(POLL_S)
-    if os.path.basename(os.path.dirname(path)).startswith("headrace-"):
-        shutil.rmtree(os.path.dirname(path), ignore_errors=True)
-    _remove(os.path.join(directory, "address"))
+    return serving
 
 
 def _write(name: str, text: str) -> None:

@@ -4,7 +4,9 @@
 line that the task writes carries it.
 """
 
+import logging
 import re
+import time
 from typing import Any
 
 import structlog
@@ -25,6 +27,9 @@ SECRET_KEYS = frozenset(
     }
 )
 HIDDEN = "[hidden]"
+SECURITY = "django.security."
+OUTSIDE = {"uvicorn.error", "headrace.asgi"}  # their lines below an error are about what peers sent
+LINE_CHARS = 300  # of what a peer said
 
 # What libraries put into their sentences: query strings, credentials of a header or subprotocol, API keys, JWT.
 _QUERY = re.compile(r"(?<=[\w/-])\?[\w%.~+-]+=[^\s\"']*")
@@ -50,6 +55,54 @@ def _scrubbed(value: Any) -> Any:
 
 def hide(text: str) -> str:
     return _CREDENTIAL.sub(HIDDEN, _QUERY.sub("", text))
+
+
+class FromOutside(logging.Filter):
+    """Bounds the lines that anybody outside can cause: LINES of a logger in WINDOW_S, then how many were left out.
+
+    What Django calls an error of security (a foreign Host, too many fields) is a peer's fault: one warning of one line
+    instead of a traceback. Other errors pass whole: nobody outside should be able to cause one.
+    """
+
+    LINES = 10
+    WINDOW_S = 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[str, tuple[float, int]] = {}  # a logger: when its window began, lines since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.startswith(SECURITY):
+            _soften(record)
+        elif record.name not in OUTSIDE or record.levelno >= logging.ERROR:
+            return True
+        now = time.monotonic()
+        began, count = self._seen.get(record.name, (now, 0))
+        if now - began >= self.WINDOW_S:
+            _note(record, count - self.LINES)
+            began, count = now, 0
+        self._seen[record.name] = (began, count + 1)
+        return count < self.LINES
+
+
+def _soften(record: logging.LogRecord) -> None:
+    record.levelno, record.levelname = logging.WARNING, "WARNING"
+    record.msg, record.args = record.getMessage()[:LINE_CHARS], ()
+    record.exc_info = record.exc_text = None
+
+
+def _note(record: logging.LogRecord, left_out: int) -> None:
+    if left_out > 0 and isinstance(record.msg, dict):
+        record.msg = {**record.msg, "left_out": left_out}
+    elif left_out > 0:
+        record.msg = f"{record.msg} (and {left_out} more of its logger)"
+
+
+class NoCloseCode(logging.Filter):
+    """Daphne cannot send close codes 1008 and 1013; the peer gets 1011 behind the error frame, which is known."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "invalid close code" not in record.getMessage()
 
 
 def dict_config(form: str, level: str) -> dict[str, Any]:
@@ -87,7 +140,8 @@ def dict_config(form: str, level: str) -> dict[str, Any]:
                 "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
             }
         },
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "filters": {"from outside": {"()": FromOutside}, "close code": {"()": NoCloseCode}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["from outside"]}},
         "root": {"handlers": ["stderr"], "level": level},
         "loggers": {
             # Their own handlers would print a second time and in another form.
@@ -99,6 +153,7 @@ def dict_config(form: str, level: str) -> dict[str, Any]:
             "uvicorn.error": {"level": "WARNING"},
             "uvicorn.access": {"level": "CRITICAL"},
             "daphne": {"level": "WARNING"},
+            "daphne.server": {"filters": ["close code"]},
             "psycopg.pool": {"level": "ERROR"},  # warns at each try of a connection; who needs one says so
             "asyncio": {"level": "WARNING"},
             "aiohttp.access": {"level": "CRITICAL"},

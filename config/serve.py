@@ -22,11 +22,17 @@ import websockets.http11
 from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode, Frame
+
+from streams import frames
 
 RESTARTS = 5  # deaths of workers within RESTARTS_WITHIN_S after which the supervisor gives up
 RESTARTS_WITHIN_S = 60.0
 RESTART_AFTER_S = 1.0
 CLOSE_GRACE_S = 2.0  # what a peer has to take the close frame of a pump that gave it up
+CLOSE_REPLY_S = 5.0  # what a peer has to answer a close frame
+SLICE_BYTES = 2048  # parsed in one go: at most 341 frames
+FRAGMENTS = 64  # of a message that are kept apart
 HEAD_S = 10.0  # what a client has to send the head of a request, a handshake's too
 HEAD_LINE_BYTES = 64 * 1024  # of a handshake; longer is refused by HTTP, a malformed address below it by an error frame
 GC_THRESHOLDS = (10_000, 20, 50)
@@ -42,22 +48,152 @@ class ServeError(Exception):
     """One sentence for the operator: why there is no server and what to do."""
 
 
-class SocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's sans-I/O protocol, and a watchdog over a peer that has stopped reading.
+class Pace:
+    """A rate with a burst that may be overdrawn once: `wait_s` says when it is level again."""
 
-    uvicorn alone never frees such a peer: its transport waits to flush, whatever the application does, also after
-    `websocket.close` (docs/decisions/004-server.md). Written against uvicorn 0.54; tests/config holds it to that.
+    def __init__(self, per_s: float, burst: float) -> None:
+        self._per_s, self._burst = per_s, burst
+        self._left, self._at = float(burst), time.monotonic()
+
+    def spend(self, amount: float) -> None:
+        now = time.monotonic()
+        self._left = min(self._burst, self._left + (now - self._at) * self._per_s) - amount
+        self._at = now
+
+    @property
+    def wait_s(self) -> float:
+        return max(0.0, -self._left / self._per_s)
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's sans-I/O protocol, read at a pace, with a watchdog over a peer that has stopped reading.
+
+    uvicorn alone parses whatever comes, also what nobody waits for: control frames, fragments, bytes behind a refusal.
+    Here it is parsed in slices, and only as many frames and bytes a second as the bounds say, whatever their kind;
+    the rest waits in the peer's own buffers. No honest client is that fast, and one that is loses nothing.
+
+    uvicorn alone never frees a peer that does not read: its transport waits to flush, whatever the application does,
+    also after `websocket.close` (docs/decisions/004-server.md). Written against uvicorn 0.54; tests/config holds it
+    to that.
     """
 
     _watchdog: asyncio.TimerHandle | None = None
     _is_over = False  # nothing more will be written: what is not flushed in time never will be
+    _rest: asyncio.TimerHandle | None = None  # ends when the pace allows the next slice
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        bounds = settings.HEADRACE
+        self.close_timeout = CLOSE_REPLY_S
+        self._unread = bytearray()  # came, and is not parsed yet: one read of the transport at most
+        self._frame_pace = Pace(bounds.frames_per_s, bounds.frames_burst)
+        self._byte_pace = Pace(bounds.frames_bytes_per_s, bounds.frames_bytes_burst)
+
+    # --------------------------------------------------------------------------------------------- reading
+
+    def handle_connect(self, event: websockets.http11.Request) -> None:
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            self.scope["extensions"][frames.EXTENSION] = {"write": self.write_frames}
+
+    def write_frames(self, data: bytes) -> bool:
+        """Write whole text frames that are ready-made. False: not before the handshake, past the end, or while the
+        peer does not read."""
+        if not self.handshake_complete or self.close_sent or self.disconnected or self.transport.is_closing():
+            return False
+        if not self.writable.is_set():
+            return False
+        self.transport.write(data)
+        return True
 
     def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated:
+            self._unread += data
+            self._read_on()
+            return
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             # The head of the handshake was refused; uvicorn alone keeps the answer to itself, and the peer waits.
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.transport.close()
+
+    async def receive(self) -> Any:
+        message = await super().receive()
+        self._go_on()
+        return message
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True  # by a refusal; uvicorn alone takes it for an error of the application
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """After uvicorn may have let the transport read."""
+        if self._unread or self._rest is not None:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Parse what has come, slice by slice, until the application or the pace says to wait."""
+        while self._unread and self._may_parse():
+            piece = bytes(self._unread[:SLICE_BYTES])
+            del self._unread[:SLICE_BYTES]
+            self._parse(piece)
+        if self.transport.is_closing():
+            self._unread.clear()
+        elif self._unread or self._rest is not None or self.read_paused:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def _may_parse(self) -> bool:
+        # Not before the handshake is answered: there is no socket yet that a frame could belong to.
+        return (
+            self.handshake_complete
+            and not self.read_paused
+            and self._rest is None
+            and self.conn.parser_exc is None
+            and not self.transport.is_closing()
+        )
+
+    def _parse(self, piece: bytes) -> None:
+        self.conn.receive_data(piece)
+        self._frame_pace.spend(len(self.conn.events))
+        self._byte_pace.spend(len(piece))
+        wait_s = max(self._frame_pace.wait_s, self._byte_pace.wait_s)
+        if wait_s:
+            self._rest = self.loop.call_later(wait_s, self._has_rested)
+        if self.conn.parser_exc is not None:
+            self.handle_parser_exception()
+        else:
+            self.handle_events()
+
+    def _has_rested(self) -> None:
+        self._rest = None
+        self._read_on()
+
+    def handle_cont(self, event: Frame) -> None:
+        """As uvicorn's, but a message in a thousand pieces takes no more memory than one in a few."""
+        self.frames.append(event.data)
+        if event.fin:
+            self.send_receive_event_to_app()
+        elif len(self.frames) > FRAGMENTS:
+            self.frames = [b"".join(self.frames)]
+
+    def send_receive_event_to_app(self) -> None:
+        """As uvicorn's; text that is not UTF-8 closes 1007 without a traceback."""
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            self.frames = [b"".join(self.frames)]
+            try:
+                self.frames[0].decode()
+            except UnicodeDecodeError:
+                self.frames = []
+                self.conn.fail(CloseCode.INVALID_DATA)
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
+
+    # --------------------------------------------------------------------------------------------- writing
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -82,6 +218,10 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._call_off()
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        self._unread.clear()
         super().connection_lost(exc)
 
     def _abort_after(self, delay_s: float) -> None:
@@ -108,6 +248,19 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_idle():  # bytes that begin no request, like empty lines, end uvicorn's wait and start none
+            self._wait_for_head()
+
+    def _is_idle(self) -> bool:
+        return (
+            (self.cycle is None or self.cycle.response_complete)
+            and self.timeout_keep_alive_task is None
+            and not self.transport.is_closing()
+            and self.transport.get_protocol() is self
+        )
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -194,6 +347,7 @@ def server_config(**options: Any) -> uvicorn.Config:
             "server_header": False,
             "proxy_headers": bool(settings.TRUSTED_PROXIES),
             "forwarded_allow_ips": settings.TRUSTED_PROXIES,
+            "timeout_keep_alive": bounds.keep_alive_s,
             "timeout_graceful_shutdown": int(LEAVE_S),
             "backlog": BACKLOG,
             **options,

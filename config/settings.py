@@ -30,7 +30,7 @@ WORKERS = _env.workers
 TLS = _env.tls
 TURNS = _env.headrace_turns
 ALLOWED_ORIGINS = list(_env.allowed_origins)
-ALLOW_PRIVATE_PROVIDERS = _env.headrace_private_providers
+ALLOW_PRIVATE_PROVIDERS = _env.headrace_allow_private_providers
 TRUSTED_PROXIES = list(_env.trusted_proxies)
 OPENAI_API_KEY = _env.openai_api_key
 OPENAI_BASE_URL = _env.openai_base_url
@@ -44,7 +44,9 @@ def REDIS_ADDRESS() -> str:
     """Where Redis is. The first call starts the embedded store where no other is given."""
     from django.conf import settings
 
-    return settings.REDIS_URL or embedded.ensure(settings.DATA_DIR, settings.EMBEDDED_MB)
+    return settings.REDIS_URL or embedded.ensure(
+        settings.DATA_DIR, settings.EMBEDDED_MB, settings.HEADRACE.embedded_start_s
+    )
 
 
 class _Hosts:
@@ -64,6 +66,7 @@ ALLOWED_HOSTS = list(dict.fromkeys([*_env.allowed_hosts, *_LOCAL, HOST]))
 CSRF_TRUSTED_ORIGINS = ALLOWED_ORIGINS
 
 INSTALLED_APPS = [
+    "config",  # before daphne: its runserver is the one that runs
     "daphne",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -79,7 +82,6 @@ INSTALLED_APPS = [
     "accounts",
     "flows",
     "chat",
-    "config",
 ]
 MIDDLEWARE = [
     "config.trace.TraceMiddleware",
@@ -93,6 +95,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "accounts.middleware.session_logins",
     "accounts.middleware.own_language",
+    "accounts.middleware.login_refusals",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -141,6 +144,7 @@ CHANNEL_LAYERS = {
     }
 }
 AUTH_USER_MODEL = "accounts.User"
+AUTHENTICATION_BACKENDS = ["accounts.passwords.PasswordBackend"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (

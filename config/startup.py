@@ -1,6 +1,8 @@
 """What must be true before there is a server: each fault is one sentence that says its mend."""
 
+import os
 import secrets
+import socket
 from pathlib import Path
 
 from django.conf import settings
@@ -28,8 +30,23 @@ def check_data_dir() -> None:
         ) from None
 
 
+def check_host() -> None:
+    """That HOST is an address of this machine, whatever the port."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(settings.HOST, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except OSError as error:
+        raise Fault(
+            f"HOST {settings.HOST} is no address of this machine ({error.strerror}); "
+            "127.0.0.1 is, and 0.0.0.0 is all it has."
+        ) from None
+
+
 def check_database() -> None:
     """Connects without the pool, which would say only that it waited."""
+    if connection.vendor == "sqlite":
+        make_private(Path(connection.settings_dict["NAME"]))
     alone = connection.copy()
     alone.settings_dict["OPTIONS"].pop("pool", None)
     try:
@@ -39,6 +56,25 @@ def check_database() -> None:
         raise Fault(f"The database does not answer ({_first_line(error)}); check {where} and that it runs.") from None
     finally:
         alone.close()
+
+
+def make_private(database: Path) -> None:
+    """The file of an SQLite database, and those beside it, are read and written by their owner alone.
+
+    Made here where there is none: SQLite gives the others the mode of the first.
+    """
+    for path in (database, database.with_name(f"{database.name}-wal"), database.with_name(f"{database.name}-shm")):
+        try:
+            if path == database:
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise Fault(
+                f"The file {path} cannot be kept from others ({error.strerror}); it must belong to this user."
+            ) from None
 
 
 def check_migrations() -> None:
@@ -77,6 +113,9 @@ def check_secrets() -> None:
     path = settings.DATA_DIR / "secret_key"
     if path.exists() and path.stat().st_mode & 0o077:
         raise Fault(f"{path} can be read by others; run: chmod 600 {path}")
+    directory = Path(settings.DATA_DIR)
+    if directory.exists() and directory.stat().st_mode & 0o077:
+        raise Fault(f"DATA_DIR {directory} can be entered by others; run: chmod 700 {directory}")
     if settings.DEBUG:
         raise Fault("DEBUG is on: errors show the code and its settings; take DEBUG out of the environment and .env.")
 

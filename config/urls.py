@@ -7,6 +7,7 @@ from django.views.decorators.cache import cache_control
 from django.views.i18n import JavaScriptCatalog
 
 from accounts import api as accounts_api
+from accounts.passwords import LoginForm
 from chat import api as chat_api
 from chat import sessions_api, views
 from chat.files import api as files_api
@@ -67,7 +68,7 @@ urlpatterns = [
     path("edit/<str:ref>/", views.edit_page, name="edit"),
     path(
         "login/",
-        LoginView.as_view(template_name="login.html", redirect_authenticated_user=True),
+        LoginView.as_view(template_name="login.html", authentication_form=LoginForm, redirect_authenticated_user=True),
         name="login",
     ),
     path("logout/", LogoutView.as_view(next_page="login"), name="logout"),

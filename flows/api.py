@@ -24,9 +24,11 @@ from flows import build, diff, graph, providers, store
 from flows.kinds import KINDS
 from flows.models import Flow, FlowVersion, Provider
 from providers.address import check_url
+from providers.base import SetupError
 from providers.scripted import Scripted
 from streams.clock import stamp
 from streams.errors import WireError
+from streams.sentences import told
 
 STATUS = {"offline": Flow.Status.OFFLINE, "online": Flow.Status.ONLINE}
 NUMBER = re.compile(r"[0-9]{1,9}\Z", re.ASCII)
@@ -459,13 +461,13 @@ def check_provider(kind: str, base_url: str, options: Any) -> None:
     if kind == Provider.Kind.OPENAI:
         try:
             check_url(base_url, settings.ALLOW_PRIVATE_PROVIDERS)
-        except ValueError as error:
-            raise WireError("url_not_allowed", fields={"base_url": str(error)}) from error
+        except SetupError as error:
+            raise WireError("url_not_allowed", fields={"base_url": told(providers.sentence_of(error), _)}) from error
     else:
         try:
             Scripted(options)
-        except ValueError as error:
-            raise WireError("validation_error", fields={"options": str(error)}) from error
+        except SetupError as error:
+            raise WireError("validation_error", fields={"options": told(providers.sentence_of(error), _)}) from error
 
 
 def _provider(ref: str) -> Provider:

@@ -7,6 +7,7 @@ loaded from its row where this process does not hold it.
 
 import asyncio
 import contextlib
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
@@ -29,10 +30,7 @@ logger = structlog.get_logger(__name__)
 LUA = Path(__file__).parent / "lua"
 START = (LUA / "start_build.lua").read_text()
 STEP = (LUA / "step_build.lua").read_text()
-VERSION_BYTES = 16 * 1024 * 1024
-POLL_S = 0.05
 BEGIN_WAIT_S = 0.5
-PUBLISH_TRIES = 3
 
 
 class Build(msgspec.Struct, frozen=True):
@@ -115,7 +113,7 @@ async def follow(flow_id: Any, built: Build, version: int | None = None) -> Asyn
                 yield "log", {"text": f"{built.status} {built.progress} %"}
             if built.has_ended:
                 break
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(settings.HEADRACE.build_poll_s)
             found = await build_of(flow_id, version)
             if found is None or found.build != built.build:  # another one began, or Redis was emptied
                 yield "end_of_stream", {"status": "failure"}
@@ -154,7 +152,7 @@ async def start_build(flow_id: Any, by: int | None, version: int | None = None) 
 
 async def publish(flow_id: Any, by: int | None, note: str = "") -> FlowVersion:
     """Build the draft and publish it. Raises build_failed with the faults, build_running, unavailable."""
-    for _try in range(PUBLISH_TRIES):
+    for _try in range(settings.HEADRACE.publish_tries):
         built = await _ended(flow_id, await start_build(flow_id, by))
         if built.status != "success":
             raise WireError("build_failed", faults=built.faults)
@@ -177,7 +175,7 @@ async def version_graph(version_id: Any) -> dict[str, Any]:
         return msgspec.json.decode(_versions[key])
     found = await database.read(store.version_graph, version_id)
     _versions[key] = msgspec.json.encode(found)
-    while len(_versions) > 1 and sum(map(len, _versions.values())) > VERSION_BYTES:
+    while len(_versions) > 1 and sum(map(len, _versions.values())) > settings.HEADRACE.versions_kept_bytes:
         _versions.popitem(last=False)
     return found
 
@@ -230,14 +228,16 @@ class _Job:
 
 
 async def _ended(flow_id: Any, built: Build) -> Build:
-    """Wait for a build that runs elsewhere, no longer than its lease."""
-    async with asyncio.timeout(settings.HEADRACE.build_lease_s + 5):
-        while not built.has_ended:
-            await asyncio.sleep(POLL_S)
-            found = await build_of(flow_id)
-            if found is None:
-                raise WireError("unavailable")
-            built = found
+    """Wait for a build that runs elsewhere, hardly longer than its lease. Raises build_running past it."""
+    deadline = time.monotonic() + settings.HEADRACE.build_lease_s + 5
+    while not built.has_ended:
+        if time.monotonic() > deadline:
+            raise WireError("build_running")
+        await asyncio.sleep(settings.HEADRACE.build_poll_s)
+        found = await build_of(flow_id)
+        if found is None:
+            raise WireError("unavailable")
+        built = found
     return built
 
 

@@ -11,7 +11,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 import re2
 
-PATTERN_CHARS = 1000
+from streams.sentences import Sentence, SentenceError
+from streams.sentences import noop as _
+
+PATTERN_CHARS = 1000  # of the form of a graph, not of an installation: a graph that builds here builds anywhere
 
 Op = Literal[
     "equals",
@@ -51,23 +54,23 @@ class When(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         return self.all or self.any or []
 
 
-class ConditionError(Exception):
+class ConditionError(SentenceError):
     """Two values that cannot be compared, or a pattern that is none."""
 
 
 def faults(when: When) -> list[str]:
     """What is wrong with a condition before it runs."""
     if (when.all is None) == (when.any is None):
-        return ["a condition has either all or any"]
+        return [Sentence(_("a condition has either all or any"))]
     if not when.comparisons:
-        return ["a condition needs a comparison"]
+        return [Sentence(_("a condition needs a comparison"))]
     found = []
     for item in when.comparisons:
         if item.op == "matches" and isinstance(item.right, str) and "{{" not in item.right and "{%" not in item.right:
             try:
                 _pattern(item.right)
             except ConditionError as error:
-                found.append(str(error))
+                found.append(error.sentence)
     return found
 
 
@@ -109,7 +112,7 @@ def compare(left: Any, op: str, right: Any) -> bool:
     try:
         return _pattern(right).search(left) is not None
     except UnicodeError as error:
-        raise ConditionError("the text has half of a surrogate pair") from error
+        raise ConditionError(_("the text has half of a surrogate pair")) from error
 
 
 def _equals(left: Any, right: Any) -> bool:
@@ -132,14 +135,14 @@ def _contains(left: Any, right: Any) -> bool:
 
 def _pattern(text: str) -> Any:
     if len(text) > PATTERN_CHARS:
-        raise ConditionError(f"a pattern has {PATTERN_CHARS} characters at most")
+        raise ConditionError(_("a pattern has {limit} characters at most"), limit=PATTERN_CHARS)
     options = re2.Options()
     options.log_errors = False
     options.max_mem = 1 << 20
     try:
         return re2.compile(text, options=options)
     except (re2.error, UnicodeError) as error:
-        raise ConditionError(f"the pattern does not compile: {_told(error)}") from error
+        raise ConditionError(_("the pattern does not compile: {reason}"), reason=_told(error)) from error
 
 
 def _told(error: Exception) -> str:
@@ -148,17 +151,19 @@ def _told(error: Exception) -> str:
 
 
 def kind(value: Any) -> str:
-    """The type's name as people read it."""
+    """The type's name as people read it, a message id."""
     if isinstance(value, bool):
-        return "yes or no"
+        return _("yes or no")
     if isinstance(value, int | float):
-        return "number"
+        return _("number")
     if isinstance(value, str):
-        return "text"
+        return _("text")
     if isinstance(value, list | tuple):
-        return "list"
-    return "nothing" if value is None else "object"
+        return _("list")
+    return _("nothing") if value is None else _("object")
 
 
 def _unlike(left: Any, op: str, right: Any) -> ConditionError:
-    return ConditionError(f"{op} cannot compare {kind(left)} with {kind(right)}")
+    return ConditionError(
+        _("{op} cannot compare {left} with {right}"), op=op, left=Sentence(kind(left)), right=Sentence(kind(right))
+    )

@@ -12,19 +12,18 @@ from typing import Any
 
 import msgspec
 from django.conf import settings
-from django.utils.translation import gettext as _
+from django.utils.translation import gettext
+from django.utils.translation import gettext_noop as _
 
 from flows import templates
 from flows.conditions import ConditionError
 from flows.context import Context, FlowView
-from flows.graph import Graph, Limits, checksum, parse
+from flows.graph import Graph, Limits, as_sentence, checksum, parse
 from flows.handlers import handler
 from flows.kinds import KINDS, Kind, NodeContext, NodeError, Outcome
 from flows.templates import TemplateError
 from streams.errors import WireError
-
-PLANS = 256
-PLAN_CHARS = 16 * 1024 * 1024
+from streams.sentences import Sentence, SentenceError, told
 
 
 class PlanNode(msgspec.Struct, frozen=True):
@@ -74,9 +73,10 @@ def plan_of(flow: FlowView) -> Plan:
     if flow.checksum == "" and key in _plans:
         return _plans[key][0]
     plan = compile_plan(flow.graph)
+    most, most_chars = settings.HEADRACE.plans_kept, settings.HEADRACE.plans_kept_chars
     with _plans_guard:
         _plans[key] = plan, sum(map(len, plan.templates)) + 1000 * len(plan.nodes)
-        while len(_plans) > PLANS or sum(chars for _plan, chars in _plans.values()) > PLAN_CHARS:
+        while len(_plans) > most or sum(chars for _plan, chars in _plans.values()) > most_chars:
             _plans.popitem(last=False)
     return plan
 
@@ -86,7 +86,7 @@ def compile_plan(raw: dict[str, Any]) -> Plan:
     bounds = settings.HEADRACE
     graph, faults = parse(raw, Limits(nodes=bounds.graph_nodes, bytes=bounds.graph_bytes))
     if faults:
-        raise WireError("flow_error", faults[0].text)
+        raise WireError("flow_error", as_sentence(faults[0]))
     compiled: dict[str, templates.Template] = {}
     nodes = {name: _plan_node(graph, name, compiled) for name in graph.nodes}
     start = next((name for name, node in nodes.items() if node.kind.is_start), None)
@@ -100,7 +100,7 @@ def _plan_node(graph: Graph, name: str, compiled: dict[str, templates.Template])
     kind = KINDS.get(node.kind)
     try:
         if kind is None:
-            raise NodeError(f"there is no kind of node {node.kind}")
+            raise NodeError(_("there is no kind of node {kind}"), kind=node.kind)
         fields = kind.parse(node.fields)
         own = {source: templates.compile(source) for _path, source in kind.sources(fields)}
     except (NodeError, TemplateError, msgspec.ValidationError) as error:
@@ -112,8 +112,8 @@ def _plan_node(graph: Graph, name: str, compiled: dict[str, templates.Template])
 
 
 def _failed(title: str, error: Exception) -> WireError:
-    sentence = _("The flow failed at “{node}”: {reason}.")
-    return WireError("flow_error", sentence.format(node=title, reason=str(error).rstrip(".")))
+    reason = error.sentence if isinstance(error, SentenceError) else str(error).rstrip(".")
+    return WireError("flow_error", Sentence(_("The flow failed at “{node}”: {reason}."), node=title, reason=reason))
 
 
 # --------------------------------------------------------------------------------------------- walking
@@ -126,6 +126,7 @@ class _Walk:
         self.plan = plan
         self.ctx = ctx
         self.visits: Counter[str] = Counter()
+        self.sizes: dict[str, int] = {}  # in bytes, of what each node gave
         self.titles = _titles(ctx.flow.graph)
         self.scope: dict[str, Any] = {
             "input": {
@@ -156,25 +157,33 @@ class _Walk:
         title = self.titles.get(node.id) or node.id
         self.visits[node.id] += 1
         if self.visits[node.id] > settings.HEADRACE.node_visits:
-            sentence = _("The flow went round too often: “{node}” ran {count} times.")
-            raise WireError("loop_bound", sentence.format(node=title, count=settings.HEADRACE.node_visits))
+            text = _("The flow went round too often: “{node}” ran {count} times.")
+            raise WireError("loop_bound", Sentence(text, node=title, count=settings.HEADRACE.node_visits))
         await self.ctx.node_start(node.id, self.visits[node.id], node.kind.name, self.titles.get(node.id, ""))
         try:
             if node.reads_history:
                 await self.read_history()
             view = NodeContext(self.ctx, self.scope, self.plan.templates, frozenset(node.edges) - {None})
             outcome = await node.kind.run(node.fields, view)
+            self.check_size(node.id, outcome)
         except (NodeError, TemplateError, ConditionError) as error:
-            await self.ctx.node_end(error=str(error))
+            await self.ctx.node_end(error=told(error.sentence, gettext))
             raise _failed(title, error) from error
         except WireError as error:
-            await self.ctx.node_end(error=error.text or error.entry.text)
+            await self.ctx.node_end(error=told(error.text or error.entry.text, gettext))
             raise
         except Exception:
             await self.ctx.node_end(error="internal")
             raise
         await self.ctx.node_end(output=None if outcome.is_secret else outcome.outputs)
         return outcome
+
+    def check_size(self, node: str, outcome: Outcome) -> None:
+        """Raises NodeError."""
+        self.sizes[node] = len(msgspec.json.encode(outcome.outputs))
+        limit = settings.HEADRACE.results_bytes
+        if sum(self.sizes.values()) > limit:
+            raise NodeError(f"the results of the nodes are larger than {limit} bytes together")
 
     async def read_history(self) -> None:
         chat = self.scope["chat"]

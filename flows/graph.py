@@ -12,10 +12,14 @@ from typing import Any, Protocol
 
 import msgspec
 
+from streams import names
+from streams.sentences import Kept, Sentence, kept, restored, told
+from streams.sentences import noop as _
+
 SCHEMA = 1
 ID = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
-BRANCH = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-TITLE_CHARS = 120
+BRANCH = re.compile(rf"{names.ID}\Z")
+TITLE_CHARS = 120  # of the form of a graph, not of an installation
 
 # What a template may read besides nodes; None: any name may follow.
 ROOTS: dict[str, frozenset[str] | None] = {
@@ -55,11 +59,7 @@ class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str
     text: str
     edge: int | None = None
-    names: dict[str, str] = {}
-
-
-def _(text: str) -> str:  # marks a sentence for gettext's extraction; it is translated at the edge
-    return text
+    names: dict[str, str | Kept] = {}
 
 
 FAULTS: dict[str, str] = {
@@ -100,13 +100,18 @@ FAULTS: dict[str, str] = {
 
 
 def fault(code: str, node: str | None = None, field: str | None = None, edge: int | None = None, **names: Any) -> Fault:
-    filled = {name: str(value)[:200] for name, value in names.items()}
-    return Fault(node, field, code, FAULTS[code].format(**filled), edge, filled)
+    filled = {name: kept(value) for name, value in names.items()}
+    text = Sentence(FAULTS[code], **{name: restored(value) for name, value in filled.items()})
+    return Fault(node, field, code, str(text), edge, filled)
 
 
 def sentence(item: Fault, gettext: Callable[[str], str]) -> str:
     """The fault's text in the reader's language."""
-    return gettext(FAULTS[item.code]).format(**item.names)
+    return told(as_sentence(item), gettext)
+
+
+def as_sentence(item: Fault) -> Sentence:
+    return Sentence(FAULTS[item.code], **{name: restored(value) for name, value in item.names.items()})
 
 
 # ------------------------------------------------------------------------------------ what a kind tells
@@ -194,7 +199,7 @@ class Graph(msgspec.Struct, frozen=True):
 def bounds(raw: Any, limits: Limits) -> list[Fault]:
     """Faults of size alone: what a draft may not have, however unfinished it is."""
     if not isinstance(raw, dict):
-        return [fault("bad_graph", what="it must be an object")]
+        return [fault("bad_graph", what=Sentence(_("it must be an object")))]
     stack: list[tuple[Any, int]] = [(raw, 1)]
     has_bad_text = False
     while stack:
@@ -216,7 +221,7 @@ def bounds(raw: Any, limits: Limits) -> list[Fault]:
     try:
         size = len(json.dumps(raw, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode())
     except (ValueError, TypeError):
-        return [fault("bad_graph", what="it must be JSON, numbers finite")]
+        return [fault("bad_graph", what=Sentence(_("it must be JSON, numbers finite")))]
     return [fault("too_large", limit=limits.bytes)] if size > limits.bytes else []
 
 
@@ -233,7 +238,7 @@ def parse(raw: Any, limits: Limits) -> tuple[Graph, list[Fault]]:
     found.extend(_unknown_keys(raw, {"schema", "nodes", "edges"}))
     schema = raw.get("schema", SCHEMA)
     if type(schema) is not int or schema != SCHEMA:
-        found.append(fault("bad_graph", field="schema", what=f"schema must be {SCHEMA}"))
+        found.append(fault("bad_graph", field="schema", what=Sentence(_("schema must be {number}"), number=SCHEMA)))
     nodes: dict[str, Node] = {}
     for index, item in enumerate(_listed(raw, "nodes", limits.nodes, found)):
         node = _parse_node(index, item, found)
@@ -246,7 +251,7 @@ def parse(raw: Any, limits: Limits) -> tuple[Graph, list[Fault]]:
 def _listed(raw: dict[str, Any], key: str, limit: int, found: list[Fault]) -> list[Any]:
     items = raw.get(key, [])
     if not isinstance(items, list):
-        found.append(fault("bad_graph", field=key, what=f"{key} must be a list"))
+        found.append(fault("bad_graph", field=key, what=Sentence(_("{key} must be a list"), key=key)))
         return []
     if len(items) > limit:
         found.append(fault(f"too_many_{key}", field=key, limit=limit))
@@ -263,7 +268,7 @@ def _unknown_keys(
 def _parse_node(index: int, raw: Any, found: list[Fault]) -> Node | None:
     where = f"nodes[{index}]"
     if not isinstance(raw, dict):
-        found.append(fault("bad_graph", field=where, what="a node must be an object"))
+        found.append(fault("bad_graph", field=where, what=Sentence(_("a node must be an object"))))
         return None
     name = raw.get("id")
     if not isinstance(name, str) or not ID.match(name):
@@ -279,30 +284,31 @@ def _parse_node(index: int, raw: Any, found: list[Fault]) -> Node | None:
         raw.get("at", [0, 0]),
     )
     if not isinstance(kind, str):
-        found.append(fault("bad_graph", name, "kind", what="kind must be a text"))
+        found.append(fault("bad_graph", name, "kind", what=Sentence(_("kind must be a text"))))
         kind = ""
     if not isinstance(fields, dict):
-        found.append(fault("bad_graph", name, "fields", what="fields must be an object"))
+        found.append(fault("bad_graph", name, "fields", what=Sentence(_("fields must be an object"))))
         fields = {}
     if not isinstance(title, str) or len(title) > TITLE_CHARS:
-        found.append(fault("bad_graph", name, "title", what=f"title must be a text of {TITLE_CHARS} characters"))
+        what = Sentence(_("title must be a text of {limit} characters"), limit=TITLE_CHARS)
+        found.append(fault("bad_graph", name, "title", what=what))
         title = ""
     if not isinstance(at, list) or len(at) != 2 or not all(type(item) in (int, float) for item in at):
-        found.append(fault("bad_graph", name, "at", what="at must be two numbers"))
+        found.append(fault("bad_graph", name, "at", what=Sentence(_("at must be two numbers"))))
     return Node(name, kind, fields, title)
 
 
 def _parse_edge(index: int, raw: Any, found: list[Fault]) -> Edge | None:
     if not isinstance(raw, dict):
-        found.append(fault("bad_graph", edge=index, what="an edge must be an object"))
+        found.append(fault("bad_graph", edge=index, what=Sentence(_("an edge must be an object"))))
         return None
     found.extend(_unknown_keys(raw, {"from", "to", "branch"}, edge=index))
     start, to, branch = raw.get("from"), raw.get("to"), raw.get("branch")
     if not isinstance(start, str) or not isinstance(to, str):
-        found.append(fault("bad_graph", edge=index, what="an edge must say from and to"))
+        found.append(fault("bad_graph", edge=index, what=Sentence(_("an edge must say from and to"))))
         return None
     if branch is not None and (not isinstance(branch, str) or not BRANCH.match(branch)):
-        found.append(fault("bad_graph", edge=index, what="branch must be of letters, digits, _ and -"))
+        found.append(fault("bad_graph", edge=index, what=Sentence(_("branch must be of letters, digits, _ and -"))))
         return None
     return Edge(start, to, branch, index)
 
@@ -509,3 +515,9 @@ def _read_fault(
     if outputs is not None and rest[0] not in outputs:
         return "unknown_variable"
     return None if map_.leads(root, node) else "late_variable"
+
+
+def start_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What the start node of a graph says: greeting, suggestions, the schema of `params`. Empty where there is none."""
+    start = next((node for node in raw.get("nodes", []) if node.get("kind") == "start"), {})
+    return start.get("fields", {})

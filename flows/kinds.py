@@ -9,19 +9,21 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+from django.conf import settings
 
 from flows import templates
 from flows.context import Context
 from flows.graph import Fault, Inspection, Name, Read, fault
 from flows.templates import TemplateError
-
-NODE_TAGS = 1000
+from streams import names
+from streams.sentences import Sentence, SentenceError
+from streams.sentences import noop as _
 
 # A field of a text with `{{ … }}` in it, and one of any JSON whose texts are such.
 Template = Annotated[str, msgspec.Meta(extra_json_schema={"format": "template"})]
 Values = Annotated[Any, msgspec.Meta(extra_json_schema={"format": "templates"})]
 # A text that names a branch which the node may choose.
-Branch = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)", extra_json_schema={"format": "branch"})]
+Branch = Annotated[str, msgspec.Meta(pattern=rf"^{names.ID}$(?!\n)", extra_json_schema={"format": "branch"})]
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -32,7 +34,7 @@ class Outcome(msgspec.Struct, frozen=True):
     is_secret: bool = False
 
 
-class NodeError(Exception):
+class NodeError(SentenceError):
     """A node cannot go on: the turn ends `flow_error`, with this text and the node's name."""
 
 
@@ -63,12 +65,26 @@ class NodeContext:
         return self._template(source).value(self._scope, undefined) if isinstance(source, str) else source
 
     def values(self, tree: Any) -> Any:
-        """A JSON value with every text in it taken as a template. Raises TemplateError."""
-        if isinstance(tree, dict):
-            return {key: self.values(item) for key, item in tree.items()}
-        if isinstance(tree, list):
-            return [self.values(item) for item in tree]
-        return self.value(tree)
+        """A JSON value with every text in it taken as a template, within `data_bytes`.
+
+        Raises TemplateError, NodeError.
+        """
+        limit = settings.HEADRACE.data_bytes
+        held = 0
+
+        def filled(tree: Any) -> Any:
+            nonlocal held
+            if isinstance(tree, dict):
+                return {key: filled(item) for key, item in tree.items()}
+            if isinstance(tree, list):
+                return [filled(item) for item in tree]
+            value = self.value(tree)
+            held += len(msgspec.json.encode(value))  # as it goes: few names may stand for a great deal
+            if held > limit:
+                raise NodeError(f"its data are larger than {limit} bytes")
+            return value
+
+        return filled(tree)
 
     def _template(self, source: str) -> templates.Template:
         return self._compiled.get(source) or templates.compile(source)
@@ -79,7 +95,7 @@ class Kind:
 
     `outputs`: names, or a function of the fields. `branches`: what it may choose, by its fields. `optional`:
     branches that need no edge. `always`: branches that no field names. `passes`: an edge without a branch takes what
-    has no edge of its own. `check`: faults beyond types, as (field, sentence). `names`: what is named outside of the
+    has no edge of its own. `check`: faults beyond types, as (field, `Sentence`). `names`: what is named outside of the
     graph. `sets`: variables.
     """
 
@@ -172,17 +188,17 @@ class Kind:
     def _read(self, node: str, good: dict[str, Any], faults: list[Fault]) -> tuple[list[Read], int]:
         """Compile the templates of the fields that have their type."""
         reads: list[Read] = []
-        tags = 0
+        tags, limit = 0, settings.HEADRACE.node_template_tags
         hints = get_type_hints(self.fields, include_extras=True)
         for name, value in good.items():
             for path, source in _sources(value, hints[name], name):
-                if tags > NODE_TAGS:
-                    faults.append(fault("too_many_tags", node, path, limit=NODE_TAGS))
+                if tags > limit:
+                    faults.append(fault("too_many_tags", node, path, limit=limit))
                     return reads, tags
                 try:
                     template = templates.compile(source)
                 except TemplateError as error:
-                    faults.append(fault("bad_template", node, path, what=error))
+                    faults.append(fault("bad_template", node, path, what=error.sentence))
                     continue
                 tags += template.tags
                 reads.extend(Read(path, read.path, read.is_optional) for read in template.reads)
@@ -209,13 +225,12 @@ def _fit_struct(
 ) -> tuple[dict[str, Any], list[Fault]]:
     """The fields that have their type, and a fault for each of the others: msgspec tells the first one only."""
     if not isinstance(raw, dict):
-        return {}, [fault("wrong_type", node, path or None, what="it must be an object")]
+        return {}, [fault("wrong_type", node, path or None, what=Sentence(_("it must be an object")))]
     hints = get_type_hints(kind, include_extras=True)
     good: dict[str, Any] = {}
+    no_key = Sentence(_("there is no such key"))
     faults = [
-        fault(
-            "unknown_field" if is_top else "wrong_type", node, _join(path, key), name=key, what="there is no such key"
-        )
+        fault("unknown_field" if is_top else "wrong_type", node, _join(path, key), name=key, what=no_key)
         for key in raw
         if key not in hints
     ]
@@ -235,7 +250,7 @@ def _fit(raw: Any, hint: Any, path: str, node: str) -> tuple[Any, list[Fault]]:
     inner = _inner(hint)
     faults: list[Fault] = []
     if _is_struct(inner) and raw is not None:
-        _, faults = _fit_struct(raw, inner, path, node)
+        faults = _fit_struct(raw, inner, path, node)[1]
     elif get_origin(inner) is list and isinstance(raw, list) and _is_struct(_inner(get_args(inner)[0])):
         for index, item in enumerate(raw[:1000]):
             faults.extend(_fit_struct(item, _inner(get_args(inner)[0]), f"{path}[{index}]", node)[1])

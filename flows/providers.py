@@ -15,22 +15,22 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django.conf import settings
-from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop as _
 
 from flows import handlers, store
 from flows.graph import World
 from flows.models import Provider
-from providers.base import LLM, ProviderError, Usage
+from providers.base import LLM, ProviderError, SetupError, Usage
 from providers.openai_compatible import OpenAICompatible
 from providers.scripted import Scripted
 from streams import database
 from streams.errors import WireError
+from streams.sentences import Sentence
 
 ENVIRONMENT_SLUG = "openai"
 ENVIRONMENT_URL = "https://api.openai.com/v1"
 ENVIRONMENT_MODEL = "gpt-4o-mini"  # where a key is given, but no model
 KEY_INFO = b"headrace: keys of providers"
-FRESH_S = 5.0  # a row that was changed is used so much later at most
 
 CODES = {
     "auth": "provider_auth",
@@ -64,7 +64,7 @@ async def open_llm(slug: str, model: str = "") -> tuple[LLM, str]:
     """The provider's model and its name there; `model` empty: the provider's first. Raises WireError."""
     setup, llm = await _open(slug)
     if model and setup.models and model not in setup.models:
-        raise WireError("flow_error", _("The provider {name} has no model {model}.").format(name=slug, model=model))
+        raise WireError("flow_error", Sentence(_("The provider {name} has no model {model}."), name=slug, model=model))
     chosen = model or (setup.models[0] if setup.models else "")
     return llm, chosen or setup.kind
 
@@ -182,7 +182,7 @@ _opened: dict[str, tuple[Setup, LLM, float]] = {}
 async def _open(slug: str) -> tuple[Setup, LLM]:
     """The provider, made once and anew when its row changes. What runs on the old one runs on."""
     known = _opened.get(slug)
-    if known is not None and time.monotonic() - known[2] < FRESH_S:
+    if known is not None and time.monotonic() - known[2] < settings.HEADRACE.provider_fresh_s:
         return known[0], known[1]
     try:
         setup = await database.read(_find, slug)
@@ -192,7 +192,7 @@ async def _open(slug: str) -> tuple[Setup, LLM]:
         return known[0], known[1]  # the database is away: streams go on
     if setup is None:
         _opened.pop(slug, None)
-        raise WireError("flow_error", _("There is no provider {name}.").format(name=slug))
+        raise WireError("flow_error", Sentence(_("There is no provider {name}."), name=slug))
     known = _opened.get(slug)
     llm = known[1] if known is not None and known[0] == setup else make(setup)
     _opened[slug] = setup, llm, time.monotonic()
@@ -232,12 +232,16 @@ def make(setup: Setup) -> LLM:
     """Raises WireError where the row's settings make no provider."""
     maker = MAKERS.get(setup.kind)
     if maker is None:
-        raise WireError("flow_error", _("There is no kind of provider {kind}.").format(kind=setup.kind))
+        raise WireError("flow_error", Sentence(_("There is no kind of provider {kind}."), kind=setup.kind))
     try:
         return maker(setup)
-    except ValueError as error:
-        text = _("The provider {name} is not set up rightly: {reason}").format(name=setup.slug, reason=error)
-        raise WireError("flow_error", text) from error
+    except SetupError as error:
+        text = _("The provider {name} is not set up rightly: {reason}")
+        raise WireError("flow_error", Sentence(text, name=setup.slug, reason=sentence_of(error))) from error
+
+
+def sentence_of(error: SetupError) -> Sentence:
+    return Sentence(error.id, **error.values)
 
 
 def _scripted(setup: Setup) -> LLM:

@@ -10,7 +10,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from streams.sentences import Sentence
+from streams.sentences import noop as _
+
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")
+# Of the contract (flows: "Schemas"; wire: an answer is no longer than what is said), not of an installation.
 PROPERTIES = 50
 TEXT_CHARS = 32_000
 LARGEST = 2**63  # what the databases and most clients hold
@@ -42,23 +46,33 @@ class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ca
 class SchemaError(Exception):
     """A schema outside of the subset, or values that do not fit: `fields` has a sentence for each of them."""
 
-    def __init__(self, fields: dict[str, str]) -> None:
-        super().__init__("; ".join(f"{name}: {text}" if name else text for name, text in fields.items()))
+    def __init__(self, fields: dict[str, Sentence]) -> None:
         self.fields = fields
+        self.sentence = _together(fields)
+        super().__init__(str(self.sentence))
+
+
+def _together(fields: dict[str, Sentence]) -> Sentence:
+    """One sentence of all: there is nothing to translate but its parts."""
+    places, values = [], {}
+    for number, (name, text) in enumerate(fields.items()):
+        places.append(f"{{name{number}}}: {{text{number}}}" if name else f"{{text{number}}}")
+        values |= {f"name{number}": name, f"text{number}": text} if name else {f"text{number}": text}
+    return Sentence("; ".join(places), **values)
 
 
 def parse(raw: Any) -> Schema:
     """Raises SchemaError."""
     try:
         schema = msgspec.convert(raw, Schema)
-    except msgspec.ValidationError as error:
-        raise SchemaError({"": str(error)}) from error
-    found: dict[str, str] = {}
+    except (msgspec.ValidationError, OverflowError) as error:  # a bound that no float holds
+        raise SchemaError({"": Sentence("{reason}", reason=error)}) from error
+    found: dict[str, Sentence] = {}
     if not 1 <= len(schema.properties) <= PROPERTIES:
-        found[""] = f"a schema has 1 to {PROPERTIES} properties"
+        found[""] = Sentence(_("a schema has 1 to {limit} properties"), limit=PROPERTIES)
     for name in schema.required:
         if name not in schema.properties:
-            found[name[:64]] = "it is required and not there"
+            found[name[:64]] = Sentence(_("it is required and not there"))
     for name, item in schema.properties.items():
         fault = _property_fault(name, item)
         if fault:
@@ -68,15 +82,15 @@ def parse(raw: Any) -> Schema:
     return schema
 
 
-def _property_fault(name: str, item: Property) -> str | None:
+def _property_fault(name: str, item: Property) -> Sentence | None:
     if not NAME.match(name):
-        return "a name has letters, digits, _ and -, a letter first"
+        return Sentence(_("a name has letters, digits, _ and -, a letter first"))
     if item.type is None and item.enum is None:
-        return "it needs a type or an enum"
+        return Sentence(_("it needs a type or an enum"))
     if item.type is not None and any(_fault(item, value) for value in item.enum or ()):
-        return "its enum does not fit its type"
+        return Sentence(_("its enum does not fit its type"))
     if item.default is not None and _fault(item, item.default):
-        return f"its default does not fit: {_fault(item, item.default)}"
+        return Sentence(_("its default does not fit: {reason}"), reason=_fault(item, item.default))
     return None
 
 
@@ -84,8 +98,8 @@ def validate(raw: Any, values: Any) -> dict[str, Any]:
     """`values` with the defaults of what is left out. Raises SchemaError with a sentence for each wrong field."""
     schema = parse(raw)
     if not isinstance(values, dict):
-        raise SchemaError({"": "it must be an object"})
-    found = {str(name)[:64]: "there is no such field" for name in values if name not in schema.properties}
+        raise SchemaError({"": Sentence(_("it must be an object"))})
+    found = {str(name)[:64]: Sentence(_("there is no such field")) for name in values if name not in schema.properties}
     filled: dict[str, Any] = {}
     for name, item in schema.properties.items():
         value = values.get(name)
@@ -93,7 +107,7 @@ def validate(raw: Any, values: Any) -> dict[str, Any]:
             value = item.default
         if value is None:
             if name in schema.required:
-                found[name] = "it is needed"
+                found[name] = Sentence(_("it is needed"))
             continue
         if item.type == "integer" and isinstance(value, float) and value.is_integer():
             value = int(value)  # browsers have one kind of number
@@ -111,42 +125,42 @@ def defaults(raw: Any) -> dict[str, Any]:
     return {name: item.default for name, item in parse(raw).properties.items() if item.default is not None}
 
 
-def _fault(item: Property, value: Any) -> str | None:
+def _fault(item: Property, value: Any) -> Sentence | None:
     """Why the value does not fit, or None."""
     if item.enum is not None and not any(type(value) is type(one) and value == one for one in item.enum):
-        return "it is not one of the choices"
+        return Sentence(_("it is not one of the choices"))
     match item.type:
         case "string":
             return _text_fault(item, value)
         case "boolean":
-            return None if isinstance(value, bool) else "it must be true or false"
+            return None if isinstance(value, bool) else Sentence(_("it must be true or false"))
         case "integer" | "number":
             return _number_fault(item, value)
     return None
 
 
-def _text_fault(item: Property, value: Any) -> str | None:
+def _text_fault(item: Property, value: Any) -> Sentence | None:
     if not isinstance(value, str):
-        return "it must be a text"
+        return Sentence(_("it must be a text"))
     if "\0" in value:
-        return "it has a character that is not allowed (NUL)"
+        return Sentence(_("it has a character that is not allowed (NUL)"))
     if len(value) < (item.min_length or 0):
-        return f"it has fewer than {item.min_length} characters"
+        return Sentence(_("it has fewer than {limit} characters"), limit=item.min_length)
     limit = TEXT_CHARS if item.max_length is None else min(item.max_length, TEXT_CHARS)
-    return f"it has more than {limit} characters" if len(value) > limit else None
+    return Sentence(_("it has more than {limit} characters"), limit=limit) if len(value) > limit else None
 
 
-def _number_fault(item: Property, value: Any) -> str | None:
+def _number_fault(item: Property, value: Any) -> Sentence | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return "it must be a number"
+        return Sentence(_("it must be a number"))
     if isinstance(value, float) and not math.isfinite(value):
-        return "it must be a number"
+        return Sentence(_("it must be a number"))
     if item.type == "integer" and not isinstance(value, int):
-        return "it must be a whole number"
+        return Sentence(_("it must be a whole number"))
     if abs(value) > LARGEST:
-        return "it is too large"
+        return Sentence(_("it is too large"))
     if item.minimum is not None and value < item.minimum:
-        return f"it is less than {item.minimum:g}"
+        return Sentence(_("it is less than {limit}"), limit=f"{item.minimum:g}")
     if item.maximum is not None and value > item.maximum:
-        return f"it is more than {item.maximum:g}"
+        return Sentence(_("it is more than {limit}"), limit=f"{item.maximum:g}")
     return None

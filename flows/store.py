@@ -3,6 +3,7 @@
 Synchronous: views call these as they are, async code through `streams/database.py`. Raises WireError.
 """
 
+import functools
 import re
 import uuid
 from collections.abc import Iterable
@@ -12,13 +13,15 @@ import msgspec
 from django.conf import settings
 from django.db import IntegrityError, models, transaction
 from django.utils.text import slugify
+from django.utils.translation import gettext as _
 
 from flows import graph
 from flows.models import Flow, FlowVersion, Provider
+from flows.signals import flow_deleted
+from streams import names
 from streams.errors import WireError
 
-SLUG = re.compile(r"[a-z0-9][a-z0-9-]{1,63}\Z")
-SLUG_TRIES = 5
+SLUG = re.compile(rf"{names.SLUG}\Z")
 TAKEN_SLUGS = frozenset({"import"})  # words of REST's paths
 META = frozenset({"name", "slug", "description", "icon", "double_text", "visibility"})
 
@@ -72,7 +75,7 @@ def create_flow(
         "double_text": double_text,
         "visibility": visibility,
     }
-    for _try in range(SLUG_TRIES):
+    for _try in range(settings.HEADRACE.slug_tries):
         try:
             with transaction.atomic():
                 flow = Flow.objects.create(slug=slug or free_slug(name), **fields)
@@ -195,17 +198,24 @@ def restore(flow_id: Any, number: int, revision: int | None = None) -> Flow:
 
 
 def delete(flow_id: Any) -> None:
-    """Gone from lists, its slug free. Chats stay readable; its turns are ended by whoever calls this."""
+    """Gone from lists, its slug free. Chats stay readable; who hears `flow_deleted` ends its turns."""
     with transaction.atomic():
         flow = _locked(flow_id)
         flow.deleted = True
         flow.status = Flow.Status.OFFLINE
         flow.save(update_fields=["deleted", "status", "updated"])
+        transaction.on_commit(lambda: flow_deleted.send(Flow, flow=str(flow.id)))
 
 
 def versions(flow_id: Any) -> models.QuerySet[FlowVersion]:
     """A flow's versions, the newest first."""
     return FlowVersion.objects.filter(flow_id=flow_id).select_related("author").order_by("-number")
+
+
+@functools.lru_cache(1000)
+def params_of(version_id: uuid.UUID) -> dict[str, Any] | None:
+    """The schema of what may come with a message, of a version, which never changes: its graph is read once."""
+    return graph.start_fields(FlowVersion.objects.values_list("graph", flat=True).get(id=version_id)).get("params")
 
 
 def draft_of(flow_id: Any, number: int | None = None) -> dict[str, Any]:
@@ -257,12 +267,12 @@ def check_slug(slug: str) -> None:
     if slug in TAKEN_SLUGS:
         raise _slug_taken()
     if not SLUG.match(slug) or _uuid(slug) is not None:
-        text = "A slug has 2 to 64 small letters, digits and dashes, and is no UUID."
+        text = _("A slug has 2 to 64 small letters, digits and dashes, and is no UUID.")
         raise WireError("validation_error", fields={"slug": text})
 
 
 def _slug_taken() -> WireError:
-    return WireError("validation_error", fields={"slug": "Another flow has this slug."})
+    return WireError("validation_error", fields={"slug": _("Another flow has this slug.")})
 
 
 def _uuid(ref: Any) -> uuid.UUID | None:

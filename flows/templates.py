@@ -33,19 +33,16 @@ from liquid.expression import Expression
 from liquid.undefined import StrictDefaultUndefined, Undefined
 from liquid.utils import ReadOnlyChainMap
 
+from streams.sentences import Sentence, SentenceError
+from streams.sentences import noop as _
+
 TAGS = frozenset({"if", "unless", "case", "for", "assign", "capture", "comment", "raw"})
 INNER = frozenset({"else", "elsif", "when"})
-TAG_CHARS = 1000
-TAG_BRACKETS = 20
-TAGS_A_TEMPLATE = 500
-NESTING = 30
-LOOP_ROUNDS = 10_000
-LIST_ITEMS = 10_000
-MAX_NUMBER = 2**63
+MAX_NUMBER = 2**63  # what the databases and most clients hold
 DATE_LETTERS = frozenset("YmdHMSBbAajyIpeZz%")
 
 
-class TemplateError(Exception):
+class TemplateError(SentenceError):
     """A template does not compile, or its rendering failed or grew too large. The text says why."""
 
 
@@ -99,9 +96,9 @@ def compile(source: str) -> Template:
         analysis = _Analysis()
         analysis.visit(tree.nodes)
     except LiquidError as error:
-        raise TemplateError(_told(error)) from error
+        raise TemplateError("{reason}", reason=_told(error)) from error
     except RecursionError as error:
-        raise TemplateError("it nests too deep") from error
+        raise TemplateError(_("it nests too deep")) from error
     nodes = tree.nodes
     only = nodes[0].expression if len(nodes) == 1 and isinstance(nodes[0], _OutputNode) else None
     return Template(source, tree, only, tuple(analysis.reads), tags)
@@ -117,32 +114,34 @@ def scan(source: str) -> int:
 
     The library's lexer takes quadratic time on tags that are not closed; after this each is, soon.
     """
-    limit = settings.HEADRACE.template_chars
-    if len(source) > limit:
-        raise TemplateError(f"it has more than {limit} characters")
+    bounds = settings.HEADRACE
+    if len(source) > bounds.template_chars:
+        raise TemplateError(_("it has more than {limit} characters"), limit=bounds.template_chars)
     count, at = 0, 0
     while match := _OPENING.search(source, at):
         count += 1
-        if count > TAGS_A_TEMPLATE:
-            raise TemplateError(f"it has more than {TAGS_A_TEMPLATE} tags")
+        if count > bounds.template_tags:
+            raise TemplateError(_("it has more than {limit} tags"), limit=bounds.template_tags)
         closing = "}}" if match.group() == "{{" else "%}"
-        end = source.find(closing, match.end(), match.end() + TAG_CHARS)
+        end = source.find(closing, match.end(), match.end() + bounds.template_tag_chars)
         if end < 0:
-            raise TemplateError(f"{match.group()} is not closed within {TAG_CHARS} characters")
+            raise TemplateError(
+                _("{tag} is not closed within {limit} characters"), tag=match.group(), limit=bounds.template_tag_chars
+            )
         inner = source[match.end() : end]
         if not inner.strip(" \t\r\n-"):
-            raise TemplateError(f"{match.group()} {closing} is empty")
-        if inner.count("[") + inner.count("(") > TAG_BRACKETS:
-            raise TemplateError(f"a tag has more than {TAG_BRACKETS} brackets")
+            raise TemplateError(_("{tag} is empty"), tag=f"{match.group()} {closing}")
+        if inner.count("[") + inner.count("(") > bounds.template_tag_brackets:
+            raise TemplateError(_("a tag has more than {limit} brackets"), limit=bounds.template_tag_brackets)
         at = end + 2
         if match.group() == "{%":
             name = _NAME.match(inner).group(1) or inner.strip()[:20]
             if name not in TAGS and name not in INNER and name.removeprefix("end") not in TAGS:
-                raise TemplateError(f"there is no tag {name}")
+                raise TemplateError(_("there is no tag {name}"), name=name)
             if name == "raw":
                 ending = _ENDRAW.search(source, at)
                 if ending is None:
-                    raise TemplateError("raw is not closed")
+                    raise TemplateError(_("raw is not closed"))
                 at = ending.end()
     return count
 
@@ -155,8 +154,8 @@ class _Analysis:
         self.scopes: list[set[str]] = [set()]
 
     def visit(self, nodes: list[Node], depth: int = 0) -> None:
-        if depth > 2 * NESTING:
-            raise TemplateError("it nests too deep")
+        if depth > 2 * settings.HEADRACE.template_nesting:
+            raise TemplateError(_("it nests too deep"))
         for node in nodes:
             for expression in node.expressions():
                 self.expression(expression)
@@ -166,13 +165,13 @@ class _Analysis:
             self.scopes.pop()
 
     def expression(self, expression: Expression, depth: int = 0, is_loop: bool = False) -> None:
-        if depth > NESTING:
-            raise TemplateError("an expression nests too deep")
+        if depth > settings.HEADRACE.template_nesting:
+            raise TemplateError(_("an expression nests too deep"))
         if isinstance(expression, Path):
             self.path(expression, False)
             return
         if isinstance(expression, RangeLiteral) and not is_loop:
-            raise TemplateError("a range (a..b) stands in for only")
+            raise TemplateError(_("a range (a..b) stands in for only"))
         children = expression.children()
         if isinstance(expression, FilteredExpression):
             for item in expression.filters or ():
@@ -185,7 +184,7 @@ class _Analysis:
 
     def path(self, path: Path, is_optional: bool) -> None:
         if any(isinstance(segment, Path) for segment in path.path):
-            raise TemplateError(f"a path that is made while it runs is not allowed: {path}")
+            raise TemplateError(_("a path that is made while it runs is not allowed: {path}"), path=path)
         segments = tuple(str(segment) for segment in path.path)
         if not any(segments[0] in scope for scope in self.scopes):
             self.reads.append(Read(segments, is_optional))
@@ -194,13 +193,13 @@ class _Analysis:
 def _check_filter(item: Any) -> None:
     function = FILTERS.get(item.name)
     if function is None:
-        raise TemplateError(f"there is no filter {item.name}")
+        raise TemplateError(_("there is no filter {name}"), name=item.name)
     named = {argument.name: None for argument in item.args if getattr(argument, "name", None)}
     count = len(item.args) - len(named)
     try:
         inspect.signature(function).bind(None, *[None] * count, **named)
     except TypeError as error:
-        raise TemplateError(f"{item.name}: {error}") from error
+        raise TemplateError("{name}: {reason}", name=item.name, reason=error) from error
 
 
 # ----------------------------------------------------------------------------------------- rendering
@@ -213,19 +212,21 @@ class _Run:
         bounds = settings.HEADRACE
         self.steps = bounds.template_steps
         self.chars = bounds.template_work_chars
-        self.rounds = LOOP_ROUNDS
+        self.rounds = bounds.template_loop_rounds
         self.output_chars = bounds.template_output_chars
 
     def step(self, chars: int = 0, steps: int = 1) -> None:
         self.steps -= steps
         self.chars -= chars
         if self.steps < 0 or self.chars < 0:
-            raise TemplateError("it does too much work")
+            raise TemplateError(_("it does too much work"))
 
     def loop(self, rounds: int, weight: int) -> None:
         self.rounds -= rounds
         if self.rounds < 0:
-            raise TemplateError(f"its loops go round more than {LOOP_ROUNDS} times")
+            raise TemplateError(
+                _("its loops go round more than {limit} times"), limit=settings.HEADRACE.template_loop_rounds
+            )
         self.step(steps=rounds * weight)
 
     def text(self, tree: Any, context: RenderContext) -> str:
@@ -243,7 +244,7 @@ class _Buffer(StringIO):
     def write(self, text: str) -> int:
         self.left -= len(text)
         if self.left < 0:
-            raise TemplateError(f"its text is longer than {self.run.output_chars} characters")
+            raise TemplateError(_("its text is longer than {limit} characters"), limit=self.run.output_chars)
         self.run.step(len(text))
         return super().write(text)
 
@@ -347,14 +348,16 @@ def _bound(name: str, value: Any) -> int:
     limit = settings.HEADRACE.template_filter_chars
     if isinstance(value, str):
         if len(value) > limit:
-            raise TemplateError(f"{name}: a text is longer than {limit} characters")
+            raise TemplateError(_("{name}: a text is longer than {limit} characters"), name=name, limit=limit)
         return len(value)
     if isinstance(value, int | float):
         if isinstance(value, float) and not math.isfinite(value) or abs(value) > MAX_NUMBER:
-            raise TemplateError(f"{name}: a number is too large")
+            raise TemplateError(_("{name}: a number is too large"), name=name)
         return 8
-    if isinstance(value, list | tuple) and len(value) > LIST_ITEMS:
-        raise TemplateError(f"{name}: a list has more than {LIST_ITEMS} items")
+    if isinstance(value, list | tuple) and len(value) > settings.HEADRACE.template_list_items:
+        raise TemplateError(
+            _("{name}: a list has more than {limit} items"), name=name, limit=settings.HEADRACE.template_list_items
+        )
     return _weigh(value)
 
 
@@ -370,7 +373,7 @@ def _plain(value: object) -> Any:
         return list(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise TemplateError("a number is too large")
+            raise TemplateError(_("a number is too large"))
         return value
     return str(value)  # raises what is undefined
 
@@ -382,20 +385,20 @@ def _guarded(template: Template, evaluate: Callable[[_Run, RenderContext], Any],
     except TemplateError:
         raise
     except LiquidError as error:
-        raise TemplateError(_told(error)) from error
+        raise TemplateError("{reason}", reason=_told(error)) from error
     except RecursionError as error:
-        raise TemplateError("it nests too deep") from error
+        raise TemplateError(_("it nests too deep")) from error
     except (ValueError, ArithmeticError, TypeError, AttributeError, LookupError) as error:
-        raise TemplateError(f"a value does not fit: {error}"[:200]) from error
+        raise TemplateError(_("a value does not fit: {reason}"), reason=str(error)[:200]) from error
 
 
 def _told(error: LiquidError) -> str:
     """The library's sentence, with the line it means."""
     cause = error.__cause__
     if isinstance(cause, TemplateError):
-        return str(cause)
+        return cause.sentence
     if isinstance(cause, RecursionError):
-        return "it nests too deep"
+        return Sentence(_("it nests too deep"))
     text = str(error.args[0] if error.args else error)[:200]
     if error.token is not None and error.token.start_index >= 0:
         line = error.token.source.count("\n", 0, error.token.start_index) + 1
@@ -433,8 +436,10 @@ class _Loop(LoopExpression):
         if _is_undefined(obj):
             str(obj)  # raises what is undefined
         items, length = super()._to_iter(obj, context)
-        if length > LOOP_ROUNDS:
-            raise TemplateError(f"its loops go round more than {LOOP_ROUNDS} times")
+        if length > settings.HEADRACE.template_loop_rounds:
+            raise TemplateError(
+                _("its loops go round more than {limit} times"), limit=settings.HEADRACE.template_loop_rounds
+            )
         return items, length
 
 
@@ -471,8 +476,8 @@ def _count(node: Node) -> int:
 
 
 class _Environment(Environment):
-    block_nesting_limit = NESTING
-    context_depth_limit = NESTING + 5
+    block_nesting_limit = settings.HEADRACE.template_nesting
+    context_depth_limit = settings.HEADRACE.template_nesting + 5
 
     def setup_tags_and_filters(self, *, extra: bool = False) -> None:
         for tag in (
@@ -506,7 +511,7 @@ def text_of(value: object) -> str:
 
 def _limit_product(text: str, count: int, by: int) -> None:
     if len(text) + count * by > settings.HEADRACE.template_filter_chars:
-        raise TemplateError("a text would become too long")
+        raise TemplateError(_("a text would become too long"))
 
 
 def _replace(text: object, old: object, new: object = "", count: int = -1) -> str:
@@ -552,7 +557,11 @@ def _split(text: object, by: object) -> list[str]:
     source, by = text_of(text), text_of(by)
     if not source:
         return []
-    parts = list(source[: LIST_ITEMS + 1]) if not by else source.split(by, LIST_ITEMS)
+    parts = (
+        list(source[: settings.HEADRACE.template_list_items + 1])
+        if not by
+        else source.split(by, settings.HEADRACE.template_list_items)
+    )
     return parts
 
 
@@ -641,9 +650,9 @@ def _date(value: object, pattern: object) -> str:
     form = text_of(pattern)
     for letter in re.findall(r"%(.?)", form, re.DOTALL):
         if letter not in DATE_LETTERS:
-            raise TemplateError(f"date: there is no %{letter}")
+            raise TemplateError(_("date: there is no {letter}"), letter=f"%{letter}")
     if len(form) > 200:
-        raise TemplateError("date: the pattern is too long")
+        raise TemplateError(_("date: the pattern is too long"))
     return datetime.fromisoformat(text_of(value)).strftime(form)
 
 
@@ -655,17 +664,17 @@ def _base64_decode(text: object) -> str:
     try:
         return base64.b64decode(text_of(text), validate=True).decode()
     except (binascii.Error, UnicodeError) as error:
-        raise TemplateError("base64_decode: this is not base64 of a text") from error
+        raise TemplateError(_("base64_decode: this is not base64 of a text")) from error
 
 
 def _number(value: object) -> int | float:
     """A filter's number: text that is one counts as one, as Liquid has it; anything else is an error."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise TemplateError(f"{text_of(value)[:40]!r} is not a number")
+        raise TemplateError(_("{value} is not a number"), value=repr(text_of(value)[:40]))
     if isinstance(value, str):
         text = value.strip()
         if not re.fullmatch(r"[-+]?\d{1,18}(\.\d{1,18})?", text, re.ASCII):
-            raise TemplateError(f"{text[:40]!r} is not a number")
+            raise TemplateError(_("{value} is not a number"), value=repr(text[:40]))
         return float(text) if "." in text else int(text)
     return value
 

@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
+from providers.base import SetupError
+from providers.base import noop as _
+
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 MAX_URL_CHARS = 500
@@ -52,29 +55,29 @@ class AddressRefused(OSError):
 
 
 def check_url(url: str, allow_private: bool) -> None:
-    """Raise ValueError, with the reason in plain words, unless `url` may be the base URL of a model's server.
+    """Raise SetupError, with the reason in plain words, unless `url` may be the base URL of a model's server.
 
     Public means https and a name or number that can be public. `allow_private` lets http and private ones in.
     """
     if not url or len(url) > MAX_URL_CHARS:
-        raise ValueError(f"it must have 1 to {MAX_URL_CHARS} characters")
+        raise SetupError(_("it must have 1 to {limit} characters"), limit=MAX_URL_CHARS)
     if _PERCENT_OR_CONTROL.search(url):
-        raise ValueError("it has a blank, a backslash, a percent sign or a control character in it")
+        raise SetupError(_("it has a blank, a backslash, a percent sign or a control character in it"))
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise ValueError("it is malformed") from None
+        raise SetupError(_("it is malformed")) from None
     if parts.scheme not in ("https", "http"):
-        raise ValueError("it must begin with https://")
+        raise SetupError(_("it must begin with https://"))
     if parts.scheme == "http" and not allow_private:
-        raise ValueError("it must begin with https://, not http://")
+        raise SetupError(_("it must begin with https://, not http://"))
     if "@" in parts.netloc:
-        raise ValueError("it must not hold a user name or password")
+        raise SetupError(_("it must not hold a user name or password"))
     if parts.query or parts.fragment or "?" in url or "#" in url:
-        raise ValueError("it must not have a query or a fragment")
+        raise SetupError(_("it must not have a query or a fragment"))
     if port == 0 or parts.netloc.endswith(":"):
-        raise ValueError("its port is not a port")
+        raise SetupError(_("its port is not a port"))
     _check_host(parts.hostname or "", "[" in parts.netloc, allow_private)
 
 
@@ -114,7 +117,7 @@ def _check_host(host: str, is_bracketed: bool, allow_private: bool) -> None:
         try:
             _check_address(ipaddress.IPv6Address(host), allow_private)
         except ipaddress.AddressValueError:
-            raise ValueError("its address is malformed") from None
+            raise SetupError(_("its address is malformed")) from None
         return
     host = _ascii(host.removesuffix("."))
     # As browsers and resolvers see it, a host whose last label is a number is an IPv4 address in some form.
@@ -122,26 +125,26 @@ def _check_host(host: str, is_bracketed: bool, allow_private: bool) -> None:
         try:
             address = ipaddress.IPv4Address(host)
         except ipaddress.AddressValueError:
-            raise ValueError("write an IP address as four plain numbers") from None
+            raise SetupError(_("write an IP address as four plain numbers")) from None
         _check_address(address, allow_private)
         return
     if not _NAME.match(host):
-        raise ValueError("its host is not a name")
+        raise SetupError(_("its host is not a name"))
     if allow_private:
         return
     if "." not in host:
-        raise ValueError("a name without a dot is not public")
+        raise SetupError(_("a name without a dot is not public"))
     if any(host == local or host.endswith("." + local) for local in LOCAL_NAMES):
-        raise ValueError("this name is not public")
+        raise SetupError(_("this name is not public"))
 
 
 def _check_address(address: IPAddress, allow_private: bool) -> None:
     if not allow_private and not is_public(address):
-        raise ValueError("this address is not public")
+        raise SetupError(_("this address is not public"))
 
 
 def _ascii(host: str) -> str:
     try:
         return host.encode("idna").decode("ascii").lower() if host else ""
     except UnicodeError:
-        raise ValueError("its host is not a name") from None
+        raise SetupError(_("its host is not a name")) from None

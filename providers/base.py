@@ -8,6 +8,20 @@ import msgspec
 ErrorKind = Literal["auth", "rate_limited", "refused", "bad_request", "unavailable", "timeout", "cut", "protocol"]
 
 
+def noop(text: str) -> str:
+    """Marks a message id for gettext's extraction, by the name `_`."""
+    return text
+
+
+class SetupError(ValueError):
+    """Settings that make no provider. `id`: a message id of gettext; `values` fill it."""
+
+    def __init__(self, id: str, **values: Any) -> None:
+        super().__init__(id.format(**values))
+        self.id = id
+        self.values = values
+
+
 class ProviderError(Exception):
     """`retry_after` in seconds; `text` never holds a key, a token or a body that might echo one."""
 

@@ -27,7 +27,8 @@ from typing import Any
 import msgspec
 import re2
 
-from providers.base import Chunk, ErrorKind, LLMRequest, ProviderError, Usage
+from providers.base import Chunk, ErrorKind, LLMRequest, ProviderError, SetupError, Usage
+from providers.base import noop as _
 
 POUR_TOKENS = 256  # in one chunk; between two of them others may run
 MAX_PATTERN_BYTES = 1024 * 1024
@@ -79,13 +80,13 @@ def tokens_of(text: str) -> list[str]:
 
 
 class Scripted:
-    """Raises ValueError with a sentence where `options` are not those of the module's docstring."""
+    """Raises SetupError where `options` are not those of the module's docstring."""
 
     def __init__(self, options: dict[str, Any] | None = None) -> None:
         try:
             self._options = msgspec.convert(options or {}, Options)
         except msgspec.ValidationError as error:
-            raise ValueError(f"The script has a fault: {error}.") from None
+            raise SetupError(_("The script has a fault: {reason}."), reason=error) from None
         self._matchers = [_matcher(rule.match) for rule in self._options.rules]
         self._faults: dict[Fault, int] = {}  # how often each was met
 
@@ -177,7 +178,9 @@ def _matcher(match: str | tuple[str, ...]) -> Callable[[str], bool]:
         try:
             pattern = re2.compile(match, _RE2)
         except re2.error:
-            raise ValueError(f"The script has a fault: {match!r} is not a pattern of RE2.") from None
+            raise SetupError(
+                _("The script has a fault: {pattern} is not a pattern of RE2."), pattern=repr(match)
+            ) from None
         return lambda said: pattern.search(said) is not None
     words = [word.casefold() for word in match]
     return lambda said: any(word in said.casefold() for word in words)

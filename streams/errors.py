@@ -1,6 +1,6 @@
 """The catalogue: every error of every door, with its sentence, HTTP status, close code and retry.
 
-Pure. Sentences are English message ids; the edge translates them and fills in `{names}`.
+Pure. Sentences are English message ids without anything to fill in; the edge translates them (`streams/sentences.py`).
 """
 
 from typing import Any, NamedTuple
@@ -116,8 +116,9 @@ CATALOGUE: dict[str, Entry] = {
 class WireError(Exception):
     """A refusal by its name in the catalogue, the same at every door.
 
-    `text` replaces the catalogue's sentence where more can be said; `extra` holds what the error frame or body
-    carries besides: `field`, `fields`, `faults`, `retry_after` (seconds); `cause` follows its sentence.
+    `text` replaces the catalogue's sentence where more can be said (a `Sentence`, where something fills it); `extra`
+    holds what the error frame or body carries besides: `field`, `fields`, `faults`, `retry_after` (seconds);
+    `cause` follows its sentence.
     """
 
     def __init__(self, code: str, text: str | None = None, **extra: Any) -> None:
@@ -126,3 +127,13 @@ class WireError(Exception):
         self.entry = CATALOGUE[code]
         self.text = text
         self.extra = extra
+
+
+def shape_of(error: WireError, text: str, *carried: str) -> dict[str, Any]:
+    """The error as every door shows it: `text` is its sentence in the reader's language; `carried`: what of `extra`."""
+    shape = {
+        "code": error.code,
+        "text": text,
+        "retryable": error.extra.get("retryable", error.entry.is_retryable),
+    }
+    return shape | {name: error.extra[name] for name in carried if error.extra.get(name) is not None}

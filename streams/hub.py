@@ -8,17 +8,30 @@ and after each reconnect the tops of all watched chats are compared, so that a l
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import structlog
 from django.conf import settings
 
 from streams.errors import WireError
+from streams.frames import text_frames
 from streams.log import Appended, Batch, Log, Position, channel_of
 from streams.redis import Link, pack
 
 logger = structlog.get_logger(__name__)
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """The events after `after` up to `top` as ready-made frames in one piece. `sizes`: of their payloads, in bytes."""
+
+    after: int
+    top: int
+    data: bytes
+    sizes: list[int]
+    nbytes: int
 
 
 class Ring:
@@ -30,6 +43,7 @@ class Ring:
         self.seq = 0  # of the newest event
         self.listeners: set[Callable[[], None]] = set()
         self._frames: list[bytes] = []
+        self._joined: Joined | None = None
         self._bytes = 0
         self._max_events = max_events
         self._max_bytes = max_bytes
@@ -46,6 +60,17 @@ class Ring:
         if count > len(self._frames):
             return None
         return self._frames[-count:]
+
+    def joined(self, seq: int) -> Joined | None:
+        """The events after `seq`, made into one piece once for all sockets that stand there. None as for `after`."""
+        if self._joined is not None and self._joined.after == seq and self._joined.top == self.seq:
+            return self._joined
+        payloads = self.after(seq)
+        if payloads is None:
+            return None
+        sizes = list(map(len, payloads))
+        self._joined = Joined(seq, self.seq, text_frames(payloads), sizes, sum(sizes))
+        return self._joined
 
     def feed(self, epoch: str, first: int, frames: list[bytes]) -> bool:
         """Take events `first`, `first` + 1 …; what is here already is passed over. False: there is a gap."""
@@ -68,6 +93,7 @@ class Ring:
         """Begin anew: `frames` are the events up to `top`."""
         self.epoch = epoch
         self.seq = top
+        self._joined = None
         self._frames = list(frames)
         self._bytes = sum(map(len, frames))
         self._trim()
@@ -174,6 +200,15 @@ class Hub:
         watch = self._watches.get(chat)
         if watch is not None:
             self._leave(watch)
+
+    @asynccontextmanager
+    async def watched(self, chat: str) -> AsyncIterator[Ring]:
+        """A watch for a while. Raises WireError("unavailable")."""
+        ring = await self.watch(chat)
+        try:
+            yield ring
+        finally:
+            self.leave(chat)
 
     async def refresh(self, ring: Ring) -> None:
         """Read the log into `ring` now. Returns when its state is at least as new as this call, or Redis is away."""

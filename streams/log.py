@@ -94,12 +94,16 @@ class Log:
         """Redis does not answer, or refuses: events wait."""
         return self._appends.is_in_trouble or self._reads.is_in_trouble
 
-    async def append(self, batch: Batch, give_up_s: float | None = None) -> Appended | Fenced | NewEpoch:
+    async def append(self, batch: Batch) -> Appended | Fenced | NewEpoch:
         """Write `batch`, once. Own viewers have it in their ring when this returns.
 
-        `give_up_s`: default `pending_events_s`. Past it raises WireError("unavailable"), and nobody knows whether
-        the batch was written: its attempt must not go on.
+        Past `pending_events_s` raises WireError("unavailable"), and nobody knows whether the batch was written: its
+        attempt must not go on.
         """
+        return await self.submit(batch)
+
+    def submit(self, batch: Batch) -> asyncio.Future:
+        """As `append`, for callers without a task: the future gets what it returns or raises."""
         bounds = settings.HEADRACE
         meta, log, channel = _keys(batch.chat)
         turn = bytes.fromhex(batch.turn.replace("-", ""))
@@ -107,7 +111,8 @@ class Log:
         def make() -> bytes:
             return redis.pack(
                 "EVALSHA", self._append_sha, 3, meta, log, channel, _fresh_epoch(), bounds.log_kept_s, batch.epoch,
-                turn, batch.attempt, batch.n, b"1" if batch.ends else b"0", bounds.log_events, *batch.frames,
+                turn, batch.attempt, batch.n, b"1" if batch.ends else b"0", bounds.log_events, bounds.log_bytes,
+                *batch.frames,
             )  # fmt: skip
 
         def then(reply: list[Any]) -> Appended | Fenced | NewEpoch:
@@ -121,7 +126,7 @@ class Log:
                 return NewEpoch(reply[1].decode())
             return Fenced()
 
-        return await self._appends.submit(make, then, bounds.pending_events_s if give_up_s is None else give_up_s)
+        return self._appends.submit(make, then, bounds.pending_events_s)
 
     async def read(self, chat: str, after: int, limit: int | None = None, max_bytes: int | None = None) -> Read:
         """Epoch, top and the events after `after`, at most `limit` of them and `max_bytes`, in one step.
@@ -176,6 +181,12 @@ def channel_of(chat: str) -> str:
 
 
 def _keys(chat: str) -> tuple[str, str, str]:
+    """Meta, log and channel."""
+    return _keys_under(settings.REDIS_PREFIX, chat)
+
+
+@functools.lru_cache(4096)
+def _keys_under(prefix: str, chat: str) -> tuple[str, str, str]:
     tag = _tag(chat)
     return redis.key(tag, "meta"), redis.key(tag, "log"), redis.key(tag)
 

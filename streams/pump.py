@@ -1,5 +1,8 @@
 """One socket from its position to the ring's top: send, count, wait.
 
+Where the server takes ready-made frames, what a ring gets is written by a plain call, joined, once for each batch; a
+task does what is left: posts, snapshots, the log, and peers that do not read fast enough.
+
 Holds no queue of events: a slow reader only falls behind. What left the ring is read from the log; what left the
 log, or its epoch, is replaced by a snapshot. Frames without a position (replies, pongs) are posted and go first.
 """
@@ -33,14 +36,14 @@ class _Ended(Exception):
 
 
 class Counter(Protocol):
-    def sent(self, nbytes: int) -> None: ...
+    def sent(self, nbytes: int, frames: int = 1) -> None: ...
 
 
 class Pump:
     """Sends to one socket. `send` writes one text frame and returns when the server took it.
 
-    `snapshot` makes the frame that replaces a view, and its position. `on_paused` is told when the window fills
-    and when it opens.
+    `write` takes ready-made frames at once, or says that it can't now; null where the server has none. `snapshot`
+    makes the frame that replaces a view, and its position. `on_paused` is told when the window fills and opens.
     """
 
     def __init__(
@@ -49,16 +52,18 @@ class Pump:
         session: Counter,
         hub: Hub,
         snapshot: Callable[[], Awaitable[tuple[bytes, Position]]],
+        write: Callable[[bytes], bool] | None = None,
     ) -> None:
         self.is_paused = False
         self.on_paused: Callable[[bool], None] = lambda is_paused: None
         self._send = send
+        self._write_ready = write
         self._session = session
         self._hub = hub
         self._snapshot = snapshot
         self._bounds = settings.HEADRACE
         self._wake = asyncio.Event()
-        self._listener = self._wake.set
+        self._is_idle = False  # the task has nothing to do but to wait for events
         self._posts: deque[bytes] = deque()
         self._posted_bytes = 0
         self._flushed: list[asyncio.Future] = []
@@ -94,7 +99,7 @@ class Pump:
         self._ring = ring
         if position is not None:
             self._epoch, self._seq = position.epoch, position.seq
-        ring.listeners.add(self._listener)
+        ring.listeners.add(self._on_events)
         self._wake.set()
 
     def post(self, frame: bytes) -> None:
@@ -149,7 +154,9 @@ class Pump:
                     if not await self._round():
                         if self._is_ending:
                             break
+                        self._is_idle = True
                         await self._wake.wait()
+                        self._is_idle = False
         except _Ended:
             pass
         except TimeoutError:
@@ -158,12 +165,39 @@ class Pump:
             raise
         finally:
             self._has_ended = True
+            self._is_idle = False
             self._deadline = None
             if self._watchdog is not None:
                 self._watchdog.cancel()
             if self._ring is not None:
-                self._ring.listeners.discard(self._listener)
+                self._ring.listeners.discard(self._on_events)
             self._tell_flushed()
+
+    # ------------------------------------------------------------------------------ at once
+
+    def _on_events(self) -> None:
+        """The ring has changed."""
+        if not (self._is_idle and not self._wake.is_set() and self._write_now()):
+            self._wake.set()
+
+    def _write_now(self) -> bool:
+        """Write all that the ring holds for this socket in one piece. False: this is for the task."""
+        ring = self._ring
+        if self._write_ready is None or self.is_paused or not self._is_trusted or self._epoch != ring.epoch:
+            return False
+        joined = ring.joined(self._seq)
+        if joined is None or not joined.sizes:
+            return False
+        if self._acked is not None and self._unacked_bytes + joined.nbytes > self._bounds.ack_window_bytes:
+            return False
+        if not self._write_ready(joined.data):
+            return False
+        self._seq = joined.top
+        if self._acked is not None:
+            self._sizes.extend(joined.sizes)
+            self._unacked_bytes += joined.nbytes
+        self._session.sent(joined.nbytes, len(joined.sizes))
+        return True
 
     # ------------------------------------------------------------------------------ what is due
 
@@ -173,6 +207,9 @@ class Pump:
             await self._send_posts()
         if self._ring is None or self.is_paused:
             return False
+        if self._write_now():
+            await asyncio.sleep(0)
+            return True
         try:
             frames = await self._due()
         except WireError as error:

@@ -62,9 +62,9 @@ class Session:
         self.close_reason = ""
         self.is_dirty = False
 
-    def sent(self, nbytes: int) -> None:
-        """A frame was written; call it when the write returned."""
-        self.chunks_sent += 1
+    def sent(self, nbytes: int, frames: int = 1) -> None:
+        """`frames` of `nbytes` in all were written; call it when the write returned."""
+        self.chunks_sent += frames
         self.bytes_sent += nbytes
         self.is_dirty = True
 

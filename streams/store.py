@@ -14,7 +14,6 @@ from streams.models import StreamSession, Worker
 from streams.states import ENDS, StreamState
 
 LOST = "lost"
-KEPT_S = 86_400  # rows of buried workers, for whoever looks what happened
 
 
 class SessionRow(NamedTuple):
@@ -153,10 +152,6 @@ def alive_since() -> datetime:
     return now() - timedelta(seconds=settings.HEADRACE.dead_after_s)
 
 
-def is_alive(worker: str) -> bool:
-    return Worker.objects.filter(id=worker, last_seen__gte=alive_since()).exists()
-
-
 def live_workers() -> set[str]:
     ids = Worker.objects.filter(last_seen__gte=alive_since()).values_list("id", flat=True)
     return {str(worker) for worker in ids}
@@ -173,10 +168,12 @@ def leave(worker: str) -> None:
     Worker.objects.filter(id=worker).update(last_seen=alive_since() - timedelta(seconds=1), draining=True)
 
 
-def bury_idle(in_use: Collection[str], kept_s: float = KEPT_S) -> list[str]:
-    """Bury the dead workers that are not `in_use`, and forget those buried `kept_s` ago. Returns who was buried."""
+def bury_idle(in_use: Collection[str]) -> list[str]:
+    """Bury the dead workers that are not `in_use`, forget those buried `buried_kept_s` ago. Returns who was buried."""
     buried = [worker for worker in dead_workers() if worker not in in_use and bury(worker)]
-    Worker.objects.filter(buried_at__lt=now() - timedelta(seconds=kept_s)).exclude(id__in=in_use).delete()
+    Worker.objects.filter(buried_at__lt=now() - timedelta(seconds=settings.HEADRACE.buried_kept_s)).exclude(
+        id__in=in_use
+    ).delete()
     return buried
 
 

@@ -26,7 +26,8 @@ os.environ.update(
         "ENV_FILE": os.devnull,
         "DATA_DIR": _directory,
         "SECRET_KEY": "a key of the tests, of no use to anybody",
-        "HEADRACE_PRIVATE_PROVIDERS": "on",
+        "HEADRACE_ALLOW_PRIVATE_PROVIDERS": "on",
+        "HEADRACE_LOGINS_PER_ADDRESS_A_MINUTE": "100000",  # all tests come from one
         "LOG_LEVEL": "WARNING",
         # Users of many tests have the same ids; test_throttles.py sets its own.
         "HEADRACE_REST_REQUESTS_PER_MINUTE": "1000000",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from django.conf import settings
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from rest_framework import serializers
@@ -15,22 +16,26 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
 from streams.errors import WireError
+from streams.numbers import TOO_LARGE, OutOfRange, check_numbers
 
-BODY_BYTES = 2 * 1024 * 1024
 BODY_DEPTH = 64  # a draft may nest to 32 by its own rules
 
 
 class JSONParser(BaseParser):
-    """Strict JSON: no NaN, no lone surrogate, bounded. What is not JSON is `bad_json`."""
+    """Strict JSON: no NaN, no lone surrogate, no number out of range, bounded. What is not JSON is `bad_json`."""
 
     media_type = "application/json"
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
-        raw = stream.read(BODY_BYTES + 1)
-        if len(raw) > BODY_BYTES:
+        most_bytes = settings.HEADRACE.body_bytes
+        raw = stream.read(most_bytes + 1)
+        if len(raw) > most_bytes:
             raise WireError("frame_too_large")
         try:
             value = msgspec.json.decode(raw)
+            check_numbers(raw, value)
+        except OutOfRange as error:
+            raise WireError("bad_json", _(TOO_LARGE)) from error
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise WireError("bad_json") from error
         if _is_deeper(value, BODY_DEPTH):

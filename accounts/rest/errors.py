@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 
-from streams.errors import WireError
+from streams.errors import WireError, shape_of
 
 ERROR_EXTRA = ("fields", "retry_after", "faults")
 
@@ -32,17 +32,11 @@ def trace_of(request: Any) -> str:
 
 
 def error_body(error: WireError, trace: str) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "code": error.code,
-        "text": _(error.text or error.entry.text),
-        "retryable": error.extra.get("retryable", error.entry.is_retryable),
-        "trace": trace,
-    }
-    fields = error.extra.get("fields")
-    if fields is None and "field" in error.extra:
-        fields = {error.extra["field"]: body["text"]}
-    found = error.extra | {"fields": fields}
-    return {"error": body | {name: found[name] for name in ERROR_EXTRA if found.get(name) is not None}}
+    text = _(error.text or error.entry.text)
+    body = shape_of(error, text, *ERROR_EXTRA) | {"trace": trace}
+    if "field" in error.extra:
+        body.setdefault("fields", {error.extra["field"]: text})
+    return {"error": body}
 
 
 def error_headers(error: WireError) -> dict[str, str]:

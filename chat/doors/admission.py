@@ -16,7 +16,7 @@ from chat.protocol import FlowInfo
 from flows import build, graph, handlers
 from flows import store as flow_store
 from flows.models import Flow, FlowVersion
-from streams import database
+from streams import database, names
 from streams.errors import WireError
 from streams.log import Position
 from streams.states import Door
@@ -27,8 +27,8 @@ LATER_DIALECTS = ("bisheng", "chunk", "rpc", "neko", "agui", "aisdk")
 ADDRESS_BYTES = 8192
 SEQ_MOST = 2**53
 
-_SLUG = re.compile(r"[a-z0-9][a-z0-9-]{1,63}\Z")
-_UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\Z")
+_SLUG = re.compile(rf"{names.SLUG}\Z")
+_UUID = re.compile(rf"{names.UUID}\Z")
 _SKILL = re.compile(r"[a-z][a-z0-9_.-]{0,119}\Z")
 _EPOCH = re.compile(r"[0-9a-f]{16}\Z")
 _NUMBER = re.compile(r"[0-9]{1,16}\Z")
@@ -266,8 +266,7 @@ async def _built_draft(flow: Flow) -> dict[str, Any]:
 
 def flow_info(flow: Flow, version: FlowVersion | None, shown: dict[str, Any]) -> FlowInfo:
     """What a client shows of a flow before anything was said: from its start node."""
-    start = next((node for node in shown.get("nodes", []) if node.get("kind") == "start"), {})
-    fields = start.get("fields", {})
+    fields = graph.start_fields(shown)
     return FlowInfo(
         id=str(flow.id),
         slug=flow.slug,

@@ -13,7 +13,7 @@ from accounts import locale as languages
 from accounts.tokens import Identity
 from chat import protocol
 from chat.doors.admission import Admitted
-from streams.errors import WireError
+from streams.errors import WireError, shape_of
 from streams.hub import Ring
 from streams.log import Position
 from streams.pump import Pump
@@ -29,19 +29,20 @@ WINDOW_S = 60
 
 
 class Bucket:
-    """A rate with a burst: `take` says how many seconds too early a command came, 0 where it may pass."""
+    """A rate with a burst: `take` says how many seconds too early something came, 0 where it may pass."""
 
     def __init__(self, per_s: float, burst: int) -> None:
         self._per_s, self._burst = per_s, burst
         self._left, self._at = float(burst), time.monotonic()
 
-    def take(self) -> float:
+    def take(self, count: int = 1) -> float:
         now = time.monotonic()
         self._left = min(self._burst, self._left + (now - self._at) * self._per_s)
         self._at = now
-        if self._left < 1:
-            return (1 - self._left) / self._per_s
-        self._left -= 1
+        count = min(count, self._burst)
+        if self._left < count:
+            return (count - self._left) / self._per_s
+        self._left -= count
         return 0.0
 
 
@@ -72,6 +73,7 @@ class ChatClient:
         send: Callable[[dict[str, Any]], Awaitable[None]],
         trace: str,
         ring: Ring,
+        write: Callable[[bytes], bool] | None = None,
     ) -> None:
         bounds = settings.HEADRACE
         self.manager, self.admitted, self.session = manager, admitted, session
@@ -82,7 +84,7 @@ class ChatClient:
         self.heard_at = time.monotonic()
         self.is_mine = admitted.has_row  # the chat's row is known to be this user's
         self.has_closed = False
-        self.pump = Pump(self._send_text, session, manager.hub, self._snapshot)
+        self.pump = Pump(self._send_text, session, manager.hub, self._snapshot, write)
         self.pump.on_paused = lambda is_paused: session.move(StreamState.PAUSED if is_paused else StreamState.STREAMING)
         self._pumping: asyncio.Task | None = None
         self._early: list[bytes] | None = []  # what others post before the greeting is out
@@ -173,8 +175,11 @@ class ChatClient:
         if text is None:
             self._count_bad(WireError("bad_binary_frame"))
             return
+        if self._is_too_much(text, size):
+            return
+        bounds = settings.HEADRACE
         try:
-            command = protocol.decode_command(text, settings.HEADRACE.json_depth)
+            command = protocol.decode_command(text, bounds.json_depth, bounds.json_brackets)
         except WireError as error:
             self._count_bad(error)
             return
@@ -188,6 +193,15 @@ class ChatClient:
             self._refuse(WireError("rate_limited", id=command.id, retry_after=round(max(wait_s, 0.05), 3)))
             return
         self._waiting.put_nowait(command)
+
+    def _is_too_much(self, text: str, size: int) -> bool:
+        """A large frame is judged before it is read: reading it is the work. It counts once for each
+        `command_bytes` that it fills, and once more where it turns out to be a command."""
+        weight = size // settings.HEADRACE.command_bytes
+        wait_s = self._rate.take(weight) if weight else 0.0
+        if wait_s:
+            self._refuse(WireError("rate_limited", id=protocol.id_in_front(text), retry_after=round(wait_s, 3)))
+        return wait_s > 0
 
     def _quick(self, command: protocol.CommandFrame) -> None:
         wait_s = self._ack_rate.take()
@@ -323,15 +337,8 @@ class ChatClient:
 
 
 def error_frame(error: WireError, trace: str, locale: str, command: str | None = None) -> protocol.Error:
-    return protocol.Error(
-        code=error.code,
-        text=languages.sentence(error, locale),
-        trace=trace,
-        retryable=error.extra.get("retryable", error.entry.is_retryable),
-        id=command,
-        field=error.extra.get("field"),
-        retry_after=error.extra.get("retry_after"),
-    )
+    shape = shape_of(error, languages.sentence(error, locale), "field", "retry_after")
+    return protocol.Error(**shape, trace=trace, id=command)
 
 
 # ------------------------------------------------------------------------------------------------- commands

@@ -161,6 +161,7 @@ class EventReader:
         send: Callable[[dict[str, Any]], Awaitable[None]],
         trace: str,
         ring: Ring,
+        write: Any = None,  # of ready-made frames, which only sockets take
     ) -> None:
         self.manager, self.admitted, self.session, self.ring, self.trace = manager, admitted, session, ring, trace
         self.chat, self.identity, self.locale = admitted.chat, admitted.identity, admitted.locale

@@ -1,14 +1,12 @@
-"""ChatManager, one a process: its sockets, its running turns, its worker's duties.
+"""ChatManager, one a process: its sockets and its running turns.
 
-It takes admitted sockets and serves them to their end; accepts messages and starts their runs; tells what rows owe;
-sweeps up what nobody runs; listens to control messages, each of which has a slow poll behind it.
+It takes admitted sockets and serves them to their end, accepts commands and starts their runs. What rows owe is
+told in `telling.py`, what nobody runs is taken up in `sweep.py`, workers call to each other in `control.py`.
 """
 
 import asyncio
 import functools
-import os
 import random
-import socket as sockets
 import time
 import unicodedata
 import uuid
@@ -19,7 +17,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
-from channels.layers import get_channel_layer
 from django.conf import settings
 
 from accounts import tokens
@@ -27,21 +24,21 @@ from accounts.tokens import Credential, Identity
 from chat import protocol, snapshot
 from chat.doors.admission import Admitted
 from chat.doors.client import ChatClient
-from chat.files import store as files
-from chat.turns import orders, owed, questions, reads, store
-from chat.turns.outbox import append_owed
+from chat.turns import orders, reads, store
+from chat.turns.control import Control
 from chat.turns.runner import Run
+from chat.turns.sweep import Sweep
+from chat.turns.telling import Telling
 from flows import build, providers
-from streams import database, redis
+from streams import database, frames, redis
 from streams import store as worker_store
 from streams.clock import stamp
 from streams.errors import WireError
-from streams.hub import Hub, Ring
+from streams.hub import Hub
 from streams.log import Log, Position
 from streams.sessions import Sessions
 from streams.states import StreamState
 
-GROUP = "workers"
 TICK_S = 1.0
 SHUTDOWN_S = 5.0
 PURGE_EVERY_S = 600.0
@@ -54,6 +51,7 @@ class ChatManager:
 
     def __init__(self) -> None:
         self.worker = str(uuid.uuid4())
+        self._loop = asyncio.get_running_loop()
         self.log = Log()
         self.hub = Hub(self.log)
         self.sessions = Sessions(self.worker)
@@ -66,14 +64,12 @@ class ChatManager:
         self._runs: dict[tuple[str, int], Run] = {}
         self._run_tasks: dict[tuple[str, int], asyncio.Task] = {}
         self._under_way: Counter[str] = Counter()
-        self._telling: dict[str, bool] = {}  # rows being told, and whether they changed meanwhile
-        self._told: dict[tuple[str, str], int] = {}
         self._snapshots: dict[str, asyncio.Task] = {}
         self._tasks: set[asyncio.Task] = set()
         self._duties: list[asyncio.Task] = []
-        self._others = 0  # workers that live besides this one, as the last sweep saw
-        self._seen_at = 0.0  # when a beat was last written, monotonic
-        self._judges_from = 0.0  # after an outage of the database nobody is judged dead before this
+        self.telling = Telling(self.log, self.hub, self._tells_itself)
+        self.control = Control(self.worker, self._heed, self.spawn)
+        self.sweep = Sweep(self)
 
     # ------------------------------------------------------------------------------------ life of a worker
 
@@ -81,19 +77,19 @@ class ChatManager:
         await self.hub.start()
         self.hub.on_degraded = self._on_degraded
         with suppress(WireError):  # the beat tries again; sockets hear `unavailable` meanwhile
-            await self._beat()
+            await self.sweep.beat()
         duties: list[tuple[str, float, Callable[[], Awaitable[None]]]] = [
-            ("beat", settings.HEADRACE.beat_s, self._beat),
-            ("sweep", settings.HEADRACE.sweep_s, self._sweep),
+            ("beat", settings.HEADRACE.beat_s, self.sweep.beat),
+            ("sweep", settings.HEADRACE.sweep_s, self.sweep.sweep),
             ("stops", settings.HEADRACE.stop_poll_s, self._poll_stops),
             ("counters", settings.HEADRACE.counters_every_s, self.sessions.write_counters),
             ("logins", settings.HEADRACE.auth_check_s, self._poll_logins),
-            ("purge", PURGE_EVERY_S, self._purge),
+            ("purge", PURGE_EVERY_S, self.sweep.purge),
             ("tick", TICK_S, self._tick),
         ]
         for name, every_s, duty in duties:
             self._duties.append(asyncio.create_task(self._repeat(name, every_s, duty), name=f"headrace-{name}"))
-        self._duties.append(asyncio.create_task(self._listen(), name="headrace-control"))
+        self._duties.append(asyncio.create_task(self.control.listen(), name="headrace-control"))
 
     async def stop(self) -> None:
         """Give back what runs, say what is owed to rows, close what is open. Each step bounded."""
@@ -107,7 +103,7 @@ class ChatManager:
             task.cancel()
         await asyncio.gather(*self._run_tasks.values(), *self._tasks, return_exceptions=True)
         leave = database.write(worker_store.leave, self.worker)
-        for step in (self.sessions.write_counters(), self._mark_told(), leave):
+        for step in (self.sessions.write_counters(), self.telling.mark_told(), leave):
             async with _within(SHUTDOWN_S):
                 await step
         await build.aclose()
@@ -207,7 +203,8 @@ class ChatManager:
             self.hub.leave(admitted.chat)
             raise
         session.move(StreamState.CONNECTED)
-        client = make(self, admitted, session, send, trace, ring)
+        write = scope.get("extensions", {}).get(frames.EXTENSION, {}).get("write")
+        client = make(self, admitted, session, send, trace, ring, write)
         self._clients[session.id] = client
         self._by_chat[client.chat].add(client)
         self._by_user[client.identity.user_id].add(client)
@@ -282,13 +279,12 @@ class ChatManager:
         text = _checked_text(command.text)
         if len(command.files) > settings.HEADRACE.files_per_say:
             raise WireError("bad_frame", field="files")
-        params = questions.checked_params(admitted.flow.params, command.params)
         return await self._begin(
             admitted,
             act="say",
             command=command.id,
             text=text,
-            params=params,
+            params=command.params,
             parent=command.parent,
             files=tuple(command.files),
         )
@@ -303,8 +299,6 @@ class ChatManager:
     async def _begin(self, admitted: Admitted, **act: Any) -> dict[str, Any]:
         if self.is_draining:
             raise WireError("going_away", retry_after=1)
-        if self.runs_turns and len(self._runs) >= settings.HEADRACE.turns_per_worker:
-            raise WireError("busy", retry_after=1)
         begin = orders.Begin(
             chat=admitted.chat,
             user=admitted.identity.user_id,
@@ -315,50 +309,56 @@ class ChatManager:
             version=admitted.version_id,
             skill=admitted.skill,
             locale=admitted.locale,
-            worker=self._runner(),
+            worker=self.runner(),
+            has_room=self._has_room(),
             **act,
         )
-        return await self._transact(begin.chat, store.begin_turn, begin)
+        return await self.transact(begin.chat, store.begin_turn, begin)
 
     async def answer(self, identity: Identity, chat: str, command: protocol.AnswerCommand) -> dict[str, Any]:
         user = identity.user_id
         question, action, value = str(uuid.UUID(command.question)), command.action, command.value
-        return await self._transact(chat, store.answer, chat, user, command.id, question, action, value, self._runner())
+        given = (chat, user, command.id, question, action, value, self.runner(), self._has_room())
+        return await self.transact(chat, store.answer, *given)
 
     async def stop_turn(self, identity: Identity, chat: str, command: protocol.Stop) -> dict[str, Any]:
         user = identity.user_id
         turn = None if command.turn is None else str(uuid.UUID(command.turn))
-        return await self._transact(chat, store.stop, chat, user, command.id, turn, self._runner())
+        return await self.transact(chat, store.stop, chat, user, command.id, turn, self.runner())
 
     async def patch_chat(self, chat: str, user: int, **changes: Any) -> None:
-        await self._transact(chat, lambda: store.patch_chat(chat, user, worker=self.worker, **changes))
+        await self.transact(chat, lambda: store.patch_chat(chat, user, worker=self.worker, **changes))
 
     async def delete_chat(self, chat: str, user: int) -> None:
-        await self._transact(chat, store.delete_chat, chat, user, self.worker, is_told=True)
-        self._control("chat_deleted", chat=chat)
+        await self.transact(chat, store.delete_chat, chat, user, self.worker, is_told=True)
+        self.control.send("chat_deleted", chat=chat)
 
     async def restore_chat(self, chat: str, user: int) -> None:
-        await self._transact(chat, store.restore_chat, chat, user)
+        await self.transact(chat, store.restore_chat, chat, user)
 
     async def close_session(self, session: str) -> None:
         """By an operator, whose wish its row holds."""
-        self._control("session_closed", session=session)
+        self.control.send("session_closed", session=session)
 
-    async def flow_deleted(self, flow: str) -> None:
-        """End the turns of a deleted flow: every sweep looks for some."""
+    def flow_deleted(self, flow: str) -> None:
+        """From any thread: its turns end now."""
+        self._loop.call_soon_threadsafe(lambda: self.spawn(self.end_turns_of_flow(flow)))
+
+    async def end_turns_of_flow(self, flow: str) -> None:
+        """Of a deleted flow: at its deletion, and every sweep looks for some."""
         while outcomes := await database.write(store.end_turns_of_flow, flow, self.worker):
             for chat, outcome in outcomes:
-                async with self._watched(chat) as ring:
+                async with self.hub.watched(chat) as ring:
                     self._apply(outcome, chat, ring.position.epoch)
 
-    async def _transact(
+    async def transact(
         self, chat: str, fn: Callable[..., orders.Outcome], *args: Any, is_told: bool = False
     ) -> dict[str, Any]:
         """A transaction that may begin a run. The epoch is taken before it is sent.
 
         `is_told`: return when what it owes is in the log, or after a while.
         """
-        async with self._watched(chat) as ring:
+        async with self.hub.watched(chat) as ring:
             epoch = ring.position.epoch
             outcome = await database.write(fn, *args, on_return=self._sends(chat))
             telling = self._apply(outcome, chat, epoch)
@@ -366,18 +366,13 @@ class ChatManager:
                 await asyncio.wait([telling], timeout=settings.HEADRACE.command_hop_s)
         return outcome.reply
 
-    def _runner(self) -> str | None:
+    def runner(self) -> str | None:
         """This worker, where it can take one more turn; else a sweep finds who can."""
-        can_run = self.runs_turns and not self.is_draining
-        return self.worker if can_run and len(self._runs) < settings.HEADRACE.turns_per_worker else None
+        return self.worker if self.runs_turns and not self.is_draining and self._has_room() else None
 
-    @asynccontextmanager
-    async def _watched(self, chat: str) -> AsyncIterator[Ring]:
-        ring = await self.hub.watch(chat)
-        try:
-            yield ring
-        finally:
-            self.hub.leave(chat)
+    def _has_room(self) -> bool:
+        """Under the bound of running turns of a worker; a process that runs none leaves that to those that do."""
+        return not self.runs_turns or len(self._runs) < settings.HEADRACE.turns_per_worker
 
     def _sends(self, chat: str) -> Callable[[], None]:
         """A transaction is under way until what this returns is called, once no thread works on it any more.
@@ -401,21 +396,21 @@ class ChatManager:
         """
         for turn in outcome.stops:
             if not self._stop_here(turn):
-                self._control("stop", turn=turn)
+                self.control.send("stop", turn=turn)
         rows = [("turn", turn) for turn in outcome.owed] + ([("chat", chat)] if outcome.owes_chat else [])
-        telling = self.spawn(self._tell_all(rows, chat)) if rows else None
+        telling = self.spawn(self.telling.tell_all(rows, chat)) if rows else None
         if outcome.run is not None:
             self._begin_run(outcome.run, epoch, telling)
         if outcome.listed is not None:
             user, item = outcome.listed
-            self._control("chats", user=user, data=item)
+            self.control.send("chats", user=user, data=item)
         return telling
 
     def _begin_run(self, order: orders.RunOrder, epoch: str, telling: asyncio.Task | None) -> None:
         """`telling`: what the same transaction owes, an end before this beginning, goes first."""
         key = (order.turn, order.attempt)
         sends = functools.partial(self._sends, order.chat)
-        run = Run(order, self.log, epoch, self._runner, sends, self._run_finished, self._confirmed, self._own)
+        run = Run(order, self.log, epoch, self.runner, sends, self._run_finished, self.telling.confirmed, self._own)
         self._runs[key] = run
         self.hub.hold(order.chat)  # whoever began it watches the chat; the run leaves it at its end
         task = asyncio.create_task(self._run(run, telling), name=f"turn-{order.turn}-{order.attempt}")
@@ -426,7 +421,7 @@ class ChatManager:
         self._move_sessions(run.order.chat, StreamState.STREAMING)
         try:
             if telling is not None:
-                await asyncio.wait([telling], timeout=settings.HEADRACE.redis_timeout_s)
+                await asyncio.wait([telling])  # bounded by the bounds of its hop and its append
             await run.run()
         except Exception:
             log.exception("run_failed", turn=run.order.turn, attempt=run.order.attempt)
@@ -441,6 +436,20 @@ class ChatManager:
     def _run_finished(self, run: Run, outcome: orders.Outcome) -> None:
         """A run's own transaction ended or suspended its turn: what follows begins."""
         self._apply(outcome, run.order.chat, run.epoch)
+
+    def has_in_hand(self, turn: str, attempt: int, chat: str) -> bool:
+        """Whether this worker runs that attempt, or a transaction of its chat is on its way."""
+        return (turn, attempt) in self._runs or self._under_way[chat] > 0
+
+    def _tells_itself(self, row: str) -> bool:
+        """Whether a run here tells what this row owes: its turn, or the chat that it gave a title."""
+        orders_here = (run.order for run in self._runs.values())
+        return any(row == order.turn or (order.titled is not None and row == order.chat) for order in orders_here)
+
+    async def settle(self) -> None:
+        """Returns once nothing runs here and nothing is on its way to be told."""
+        while work := [*self._run_tasks.values(), *self._tasks]:
+            await asyncio.wait(work)
 
     def _move_sessions(self, chat: str, state: StreamState) -> None:
         for client in self.clients_of(chat):
@@ -458,134 +467,7 @@ class ChatManager:
             for turn in await database.read(reads.stopped_among, running):
                 self._stop_here(turn)
 
-    # ----------------------------------------------------------------------------------------------- owed
-
-    async def _tell_all(self, rows: list[tuple[str, str]], chat: str) -> None:
-        async with self._watched(chat) as ring:
-            for kind, id_ in rows:
-                await self._tell(kind, id_, ring)
-
-    async def _tell(self, kind: str, id_: str, ring: Ring) -> None:
-        """Append what a row owes. The epoch is taken before the row is read; told another, it is read again."""
-        if id_ in self._telling:
-            self._telling[id_] = True
-            return
-        try:
-            again = True
-            while again:
-                self._telling[id_] = False
-                await self._tell_once(kind, id_, ring)
-                again = self._telling[id_]
-        except WireError as error:
-            log.warning("event_owed", kind=kind, id=id_, code=error.code)  # the sweep tells it
-        finally:
-            self._telling.pop(id_, None)
-
-    async def _tell_once(self, kind: str, id_: str, ring: Ring) -> None:
-        epoch: str | None = ring.position.epoch
-        while epoch is not None:
-            row = await database.read(owed.owed_event, kind, id_)
-            if row is None:
-                return
-            turn = id_ if kind == "turn" else ""
-            epoch = await append_owed(self.log, row.chat, turn, row.attempt, row.events, epoch, row.ends)
-        self._confirmed(kind, id_, row.rev)
-
-    def _confirmed(self, kind: str, id_: str, rev: int) -> None:
-        self._told[(kind, id_)] = rev
-
-    async def _mark_told(self) -> None:
-        told, self._told = self._told, {}
-        if told:
-            rows = [(kind, id_, rev) for (kind, id_), rev in told.items()]
-            try:
-                await database.write(store.mark_told, rows, until_done=True)
-            except BaseException:
-                self._told = told | self._told
-                raise
-
-    # ------------------------------------------------------------------------------------- duties of a worker
-
-    async def _beat(self) -> None:
-        was_buried = await database.write(
-            functools.partial(
-                worker_store.beat,
-                self.worker,
-                host=sockets.gethostname(),
-                pid=os.getpid(),
-                runs_turns=self.runs_turns,
-                draining=self.is_draining,
-            ),
-            is_beat=True,
-            until_done=self._seen_at > 0,  # the first one is tried once: a start does not wait for ever
-        )
-        if was_buried:
-            await self.sessions.write_counters(all_live=True)
-        now = time.monotonic()
-        if self._seen_at and now - self._seen_at > settings.HEADRACE.dead_after_s:
-            self._judges_from = now + settings.HEADRACE.dead_after_s
-        self._seen_at = now
-        await self._mark_told()
-
-    async def _sweep(self) -> None:
-        """Look at turns, not at burials: whatever nobody runs is taken, whatever is owed is told.
-
-        Each row by itself: one that can't be dealt with keeps nobody from the others.
-        """
-        now = time.monotonic()
-        if now < self._judges_from or now - self._seen_at > settings.HEADRACE.dead_after_s:
-            return  # who could not say that he lives does not judge who does
-        if self._runner() and not self.hub.is_degraded:
-            await self._claim()
-        others = await database.read(worker_store.live_workers) - {self.worker}
-        self._others = len(others)
-        for kind, id_ in await database.read(owed.owed_rows, others):
-            await self._try(self._tell_late(kind, id_), row=id_)
-        for chat, question in await database.read(reads.due_questions):
-            await self._try(self._transact(chat, store.expire, chat, question, self._runner()), row=question)
-        for flow in await database.read(reads.flows_deleted_with_turns):
-            await self._try(self.flow_deleted(flow), row=flow)
-        in_use = await database.read(reads.workers_in_use)
-        await database.write(worker_store.bury_idle, in_use)
-
-    async def _try(self, work: Coroutine[Any, Any, Any], row: str) -> None:
-        try:
-            await work
-        except WireError as error:
-            log.warning("row_left", row=row, code=error.code)
-        except Exception:
-            log.exception("row_left", row=row)
-
-    async def _tell_late(self, kind: str, id_: str) -> None:
-        if (kind, id_) in self._told or id_ in self._telling or self._is_running(id_):
-            return
-        chat = id_ if kind == "chat" else await database.read(reads.chat_of_turn, id_)
-        async with self._watched(chat) as ring:
-            await self._tell(kind, id_, ring)
-
-    def _is_running(self, row: str) -> bool:
-        """Whether a run here tells what this row owes: its turn, or the chat that it gave a title."""
-        orders_here = (run.order for run in self._runs.values())
-        return any(row == order.turn or (order.titled is not None and row == order.chat) for order in orders_here)
-
-    async def _claim(self) -> None:
-        """Take what nobody runs, until this worker is full."""
-        room = settings.HEADRACE.turns_per_worker - len(self._runs)
-        running = await database.read(reads.running_turns, self.worker, room + len(self._runs))
-        for turn, chat, attempt, worker in running:
-            if (turn, attempt) in self._runs or self._under_way[chat] > 0:
-                continue
-            if not self._runner():
-                return
-            is_lost = worker is not None  # a released turn is nobody's; one of this worker's own was left by a fault
-            claim = self._transact(chat, store.claim, turn, chat, attempt, worker, self.worker, is_lost)
-            await self._try(claim, row=turn)
-
-    async def _purge(self) -> None:
-        for chat in await database.read(reads.past_chats):
-            await database.write(store.purge, chat, until_done=True)
-        await database.write(store.forget_commands, until_done=True)
-        await asyncio.to_thread(files.purge)
+    # ------------------------------------------------------------------------------------- once in a while
 
     async def _tick(self) -> None:
         now, wall = time.monotonic(), time.time()
@@ -618,35 +500,6 @@ class ChatManager:
             client.post(encoded)
 
     # -------------------------------------------------------------------------------------------- control
-
-    def _control(self, kind: str, **target: Any) -> None:
-        """To every worker, this one included. Layers may lose messages: what hangs on one is polled too."""
-        message = {"type": "control", "kind": kind, **target}
-        self._heed(message)
-        if self._others:
-            self.spawn(self._to_others(message | {"by": self.worker}))
-
-    async def _to_others(self, message: dict[str, Any]) -> None:
-        try:
-            async with asyncio.timeout(settings.HEADRACE.redis_timeout_s):
-                await get_channel_layer().group_send(GROUP, message)
-        except (OSError, TimeoutError, redis.Trouble) as error:
-            log.warning("control_lost", kind=message["kind"], reason=type(error).__name__)
-
-    async def _listen(self) -> None:
-        """The one task of this worker that listens to the layer."""
-        while True:
-            try:
-                layer = get_channel_layer()
-                channel = await layer.new_channel()
-                await layer.group_add(GROUP, channel)
-                while True:
-                    message = await layer.receive(channel)
-                    if message.get("by") != self.worker:
-                        self._heed(message)
-            except Exception:
-                log.warning("control_deaf", exc_info=True)
-                await asyncio.sleep(settings.HEADRACE.redis_timeout_s)
 
     def _heed(self, message: dict[str, Any]) -> None:
         """Each control message names its target; who has it acts."""

@@ -8,7 +8,10 @@ from chat import protocol
 
 
 class Begin(msgspec.Struct, frozen=True, kw_only=True):
-    """A say, regenerate or edit, checked in form. `worker`: who will run it, null where this process can't."""
+    """A say, regenerate or edit, checked in form; `params` as they came, not checked yet.
+
+    `worker`: who will run it, null where this process runs none. `has_room`: whether it can take one more.
+    """
 
     act: str
     command: str
@@ -22,11 +25,11 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True):
     skill: str = "flow"
     text: str = ""
     params: dict[str, Any] = {}
-    files: tuple[str, ...] = ()
     parent: str | None = None
     message: str | None = None
     locale: str = ""
     worker: str | None = None
+    has_room: bool = True
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -44,6 +47,7 @@ class RunOrder(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     answer: str
     message: protocol.Message
+    start: protocol.TurnStart  # without parts
     version_id: str | None
     version: int | None
     skill: str

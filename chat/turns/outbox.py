@@ -5,6 +5,7 @@ once it was sent. Told of another epoch, it asks for the turn's whole state and 
 """
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -13,7 +14,7 @@ from django.conf import settings
 
 from chat import protocol
 from streams.errors import WireError
-from streams.log import Appended, Batch, Fenced, Log
+from streams.log import Appended, Batch, Fenced, Log, NewEpoch
 
 # A JSON string is at most six times its characters, so a text of this length needs no measuring.
 _SAFE_SHARE = 8
@@ -51,20 +52,22 @@ class Outbox:
         self.epoch = epoch
         self._restate = restate
         self._on_lost = on_lost
+        self._bounds = settings.HEADRACE
         self._waiting: list[protocol.Event] = []
         self._open_delta: tuple[str, list[str]] | None = None
         self._tokens = 0
         self._bytes = 0
         self._n = 0
-        self._task: asyncio.Task | None = None
+        self._is_sending = False  # or about to
+        self._reply: asyncio.Future | None = None  # to the batch that is on its way
+        self._restating: asyncio.Task | None = None
         self._changed = asyncio.Event()
         self._lost: Lost | None = None
 
-    def put(self, event: protocol.Event, size: int = 0) -> None:
-        """`size` in bytes of what a handler may send as much of as it likes."""
+    def put(self, event: protocol.Event) -> None:
         self._close_delta()
         self._waiting.append(event)
-        self._bytes += size
+        self._bytes += _weight(event)
         self._wake()
 
     def delta(self, part: str, text: str, tokens: int = 1) -> None:
@@ -80,7 +83,7 @@ class Outbox:
     async def room(self) -> None:
         """Back-pressure: returns once less than the bound waits. Raises Lost."""
         while not self._lost and (
-            self._tokens > settings.HEADRACE.pending_tokens or self._bytes > settings.HEADRACE.pending_events_bytes
+            self._tokens > self._bounds.pending_tokens or self._bytes > self._bounds.pending_events_bytes
         ):
             await self._change()
         if self._lost:
@@ -88,7 +91,7 @@ class Outbox:
 
     async def flush(self) -> None:
         """Returns once all that was put is in the log. Raises Lost; bounded by the append's own bound."""
-        while not self._lost and (self._waiting or self._open_delta or self._task):
+        while not self._lost and (self._waiting or self._open_delta or self._is_sending):
             await self._change()
         if self._lost:
             raise self._lost
@@ -98,8 +101,10 @@ class Outbox:
         await self._changed.wait()
 
     def _wake(self) -> None:
-        if self._task is None and self._lost is None:
-            self._task = asyncio.create_task(self._send_all())
+        """In the next step of the loop: what comes in this one goes into the same batch."""
+        if not self._is_sending and self._lost is None:
+            self._is_sending = True
+            asyncio.get_running_loop().call_soon(self._send)
 
     def _close_delta(self) -> None:
         if self._open_delta is not None:
@@ -107,48 +112,67 @@ class Outbox:
             self._open_delta = None
             self._waiting.append(protocol.Delta(part=part, text="".join(texts)))
 
-    async def _send_all(self) -> None:
-        try:
-            while self._waiting or self._open_delta:
-                self._close_delta()
-                events, self._waiting = self._waiting, []
-                self._tokens = self._bytes = 0
-                await self._send(events)
-                self._changed.set()
-        except Lost as lost:
-            self._fail(lost)
-        except WireError as error:
-            self._fail(Lost(error.code))
-        except Exception:
-            log.exception("append_failed", turn=self._turn, attempt=self._attempt)
-            self._fail(Lost("internal"))
-        finally:
-            self._task = None
+    def _send(self) -> None:
+        """What waits, as one batch."""
+        self._close_delta()
+        if not self._waiting or self._lost:
+            self._is_sending = False
             self._changed.set()
-
-    def _fail(self, lost: Lost) -> None:
-        self._lost = lost
-        self._on_lost(lost)
-
-    async def _send(self, events: list[protocol.Event]) -> None:
+            return
+        events, self._waiting = self._waiting, []
+        self._tokens = self._bytes = 0
         self._n += 1
-        ends = any(isinstance(event, protocol.TurnEnd) for event in events)
-        batch = Batch(
-            chat=self._chat,
-            epoch=self.epoch,
-            turn=self._turn,
-            attempt=self._attempt,
-            n=self._n,
-            frames=tuple(frames_of(events)),
-            ends=ends,
-        )
-        while True:
-            reply = await self._log.append(batch, give_up_s=settings.HEADRACE.pending_events_s)
-            if isinstance(reply, Appended):
-                return
-            if isinstance(reply, Fenced):
-                raise Lost("fenced")
-            batch = await self._batch_for_epoch(batch, reply.epoch)
+        try:
+            batch = Batch(
+                chat=self._chat,
+                epoch=self.epoch,
+                turn=self._turn,
+                attempt=self._attempt,
+                n=self._n,
+                frames=tuple(frames_of(events)),
+                ends=_has_end(events),
+            )
+            self._submit(batch)
+        except Exception as error:
+            self._fail(error)
+
+    def _submit(self, batch: Batch) -> None:
+        self._reply = self._log.submit(batch)
+        self._reply.add_done_callback(functools.partial(self._on_reply, batch))
+
+    def _on_reply(self, batch: Batch, reply: asyncio.Future) -> None:
+        if reply.cancelled():
+            return
+        error = reply.exception()
+        if error is not None:
+            self._fail(error)
+            return
+        match reply.result():
+            case Appended():
+                self._changed.set()
+                self._send()
+            case Fenced():
+                self._fail(Lost("fenced"))
+            case NewEpoch(epoch=epoch):
+                self._restating = asyncio.create_task(self._begin_anew(batch, epoch))
+
+    def _fail(self, error: BaseException) -> None:
+        if isinstance(error, WireError):
+            self._lost = Lost(error.code)
+        elif isinstance(error, Lost):
+            self._lost = error
+        else:
+            log.error("append_failed", turn=self._turn, attempt=self._attempt, exc_info=error)
+            self._lost = Lost("internal")
+        self._is_sending = False
+        self._changed.set()
+        self._on_lost(self._lost)
+
+    async def _begin_anew(self, batch: Batch, epoch: str) -> None:
+        try:
+            self._submit(await self._batch_for_epoch(batch, epoch))
+        except (Exception, Lost) as error:
+            self._fail(error)
 
     async def _batch_for_epoch(self, batch: Batch, epoch: str) -> Batch:
         """The first batch of another epoch: the whole state so far; what waited is in there and is dropped."""
@@ -163,12 +187,24 @@ class Outbox:
         self._waiting = [event for event in self._waiting if type(event) not in told]
         self._tokens = self._bytes = 0
         self.epoch = epoch
-        ends = any(isinstance(event, protocol.TurnEnd) for event in events)
-        return msgspec.structs.replace(batch, epoch=epoch, frames=tuple(frames_of(events)), ends=ends)
+        return msgspec.structs.replace(batch, epoch=epoch, frames=tuple(frames_of(events)), ends=_has_end(events))
 
     def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        """What was not sent is not sent any more."""
+        self._lost = self._lost or Lost("closed")
+        for work in (self._reply, self._restating):
+            if work is not None:
+                work.cancel()
+
+
+def _has_end(events: list[protocol.Event]) -> bool:
+    return any(isinstance(event, protocol.TurnEnd) for event in events)
+
+
+def _weight(event: protocol.Event) -> int:
+    """In bytes, what of it a handler may send as much of as it likes; the rest of an event is small."""
+    held = (getattr(event, name, None) for name in ("text", "data", "output"))
+    return sum(len(msgspec.json.encode(value)) for value in held if value)
 
 
 async def append_owed(
@@ -179,7 +215,7 @@ async def append_owed(
     Null means that it is told: appended, or refused because something newer is in the log.
     """
     batch = Batch(chat=chat, epoch=epoch, turn=turn, attempt=attempt, n=0, frames=tuple(frames_of(events)), ends=ends)
-    reply = await log.append(batch, give_up_s=settings.HEADRACE.pending_events_s)
+    reply = await log.append(batch)
     if isinstance(reply, Appended | Fenced):
         return None
     return reply.epoch
@@ -187,14 +223,14 @@ async def append_owed(
 
 def frames_of(events: list[protocol.Event]) -> list[bytes]:
     """Each event encoded, none over the bound: longer deltas are split, what a state can't hold follows it."""
+    limit = settings.HEADRACE.event_bytes
     frames: list[bytes] = []
     for event in events:
-        frames.extend(_frames(event))
+        frames.extend(_frames(event, limit))
     return frames
 
 
-def _frames(event: protocol.Event) -> list[bytes]:
-    limit = settings.HEADRACE.event_bytes
+def _frames(event: protocol.Event, limit: int) -> list[bytes]:
     if isinstance(event, protocol.Delta) and len(event.text) < limit // _SAFE_SHARE:
         return [protocol.encode_event(event)]
     encoded = protocol.encode_event(event)
@@ -204,7 +240,7 @@ def _frames(event: protocol.Event) -> list[bytes]:
         half = len(event.text) // 2
         head = msgspec.structs.replace(event, text=event.text[:half])
         tail = msgspec.structs.replace(event, text=event.text[half:])
-        return [*_frames(head), *_frames(tail)]
+        return [*_frames(head, limit), *_frames(tail, limit)]
     if isinstance(event, protocol.TurnStart) and event.parts:
         return _spread(event, limit)
     if isinstance(event, protocol.TurnEnd):

@@ -46,21 +46,9 @@ def _events_owed(turn: Turn) -> list[protocol.Event]:
         ]
     if turn.state == TurnState.WAITING:
         question = turn.questions.get(action="")
-        return [turn_start_of(turn, message, turn.parts), shapes.question_of(question)]
+        return [shapes.turn_start(turn, message, turn.parts), shapes.question_of(question)]
     answer = Message.objects.get(id=turn.answer)
-    return [turn_start_of(turn, message, answer.parts), shapes.turn_end(turn, answer)]
-
-
-def turn_start_of(turn: Turn, message: protocol.Message, parts: list[dict]) -> protocol.TurnStart:
-    return protocol.TurnStart(
-        turn=str(turn.id),
-        message=message,
-        answer=str(turn.answer),
-        attempt=turn.attempt,
-        version=turn.version.number if turn.version else None,
-        skill=turn.skill,
-        parts=shapes.parts_of(parts),
-    )
+    return [shapes.turn_start(turn, message, answer.parts), shapes.turn_end(turn, answer)]
 
 
 def standing(order: RunOrder) -> tuple[str, list[protocol.Event]] | None:

@@ -56,6 +56,12 @@ def checked_params(schema: dict | None, params: dict[str, Any]) -> dict[str, Any
         raise WireError("validation_error", field=f"params.{next(iter(error.fields))}") from None
 
 
+def fitting_params(schema: dict | None, params: dict[str, Any]) -> dict[str, Any]:
+    """Params of an earlier turn by the schema of today: what it does not know any more is left out."""
+    known = schema["properties"] if schema else {}
+    return checked_params(schema, {name: value for name, value in params.items() if name in known})
+
+
 def _form(schema: dict, value: Any) -> dict[str, Any]:
     """One object of plain fields; defaults fill what is left out."""
     try:

@@ -77,8 +77,8 @@ def running_turns(worker: str, limit: int) -> list[tuple[str, str, int, str | No
 
 
 def due_questions(limit: int = 100) -> list[tuple[str, str]]:
-    """Open questions past their time: (chat, question)."""
-    rows = Question.objects.filter(action="", expires__lte=now(), turn__state=TurnState.WAITING)
+    """Open questions past their time: (chat, question), in no order: who is put off stands before nobody."""
+    rows = Question.objects.filter(action="", expires__lte=now(), turn__state=TurnState.WAITING).order_by("?")
     return [(str(chat), str(id_)) for chat, id_ in rows.values_list("turn__chat_id", "id")[:limit]]
 
 

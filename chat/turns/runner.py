@@ -5,7 +5,6 @@ write says that the turn is another's. What its handler did with an effect is ke
 """
 
 import asyncio
-import hashlib
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -16,12 +15,13 @@ import msgspec
 import structlog
 from django.conf import settings
 from django.utils import translation
+from django.utils.translation import gettext_noop as _
 
-from accounts import locale as languages
 from chat import protocol, shapes
 from chat.files import store as files
 from chat.snapshot import parts_in_log
 from chat.turns import orders, owed, reads, store
+from chat.turns.canonical import hash_of
 from chat.turns.nodes import Nodes
 from chat.turns.outbox import Lost, Outbox, part_events
 from chat.turns.states import TurnState
@@ -43,9 +43,17 @@ from providers.base import Usage as ProviderUsage
 from streams import database
 from streams.errors import WireError
 from streams.log import Appended, Batch, Fenced, Log
+from streams.numbers import check_numbers
 
 OUTPUT_BYTES = 4096
 EVENT_SPARE_BYTES = 1024  # what else an event holds besides what a handler gives it
+NOT_JSON = _("A result of the flow is not JSON.")
+TOO_LARGE_DATA = _("What the flow ends with is too large.")
+TOO_LARGE_VARS = _("The chat's variables are too large.")
+TOO_LARGE_STEP = _("The result of a step is too large.")
+TOO_LARGE_PART = _("What a part of the answer holds besides its text is too large.")
+TOO_LARGE_EVENT = _("What a handler sends is too large for one event.")
+TOO_LARGE_QUESTION = _("The question is too large for one event.")
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # escaped, not a backslash before "u0000"
 
 
@@ -95,6 +103,7 @@ class Run:
         owns: Callable[[asyncio.Task], None],
     ) -> None:
         self.order = order
+        self._bounds = settings.HEADRACE
         self.signal = Signal()
         self._first_epoch = epoch
         self._log = log
@@ -111,6 +120,7 @@ class Run:
             chat=order.chat, turn=order.turn, attempt=order.attempt
         )
         self._answer_bytes = 0
+        self._output_bytes = 0  # of nodes, shown
         self._usage = _usage_of(order.usage)
         # journal
         self._unused = set(order.kept) | set(order.answers)
@@ -144,7 +154,7 @@ class Run:
         self._ending.set()
 
     async def run(self) -> None:
-        """From `turn_start` to the end, a question, or silence. Raises nothing but cancellation."""
+        """From `turn_start` to the end, a question, or silence. What nobody foresaw passes, as does cancellation."""
         try:
             await self._begin()
             await self._play()
@@ -192,29 +202,21 @@ class Run:
         return self._outbox.epoch
 
     def _turn_start(self, parts: list[protocol.Part]) -> protocol.TurnStart:
-        order = self.order
-        return protocol.TurnStart(
-            turn=order.turn,
-            message=order.message,
-            answer=order.answer,
-            attempt=order.attempt,
-            version=order.version,
-            skill=order.skill,
-            parts=parts,
-        )
+        return msgspec.structs.replace(self.order.start, parts=parts)
 
     async def _play(self) -> None:
         if self.order.fate:
             await self._meet_fate(self.order.fate)
             return
         try:
-            data = _plain(await self._handle())
-            self.vars = _plain(self.vars)
+            bounds = settings.HEADRACE
+            data = _plain(await self._handle(), bounds.data_bytes, TOO_LARGE_DATA)
+            self.vars = _plain(self.vars, bounds.vars_bytes, TOO_LARGE_VARS)
         except Suspend:
             self.is_waiting = True
             self._log_line.info("turn_waits")
         except WireError as error:
-            await self._end(TurnState.ERROR, error=self._fault(error))
+            await self._end(TurnState.ERROR, error=shapes.fault_of(error, self.chat.locale))
         except asyncio.CancelledError:
             if self._lost is not None:
                 raise self._lost from None
@@ -223,7 +225,7 @@ class Run:
             await self._end(TurnState.STOPPED)
         except Exception:
             self._log_line.exception("handler_failed")
-            await self._end(TurnState.ERROR, error=self._fault(WireError("flow_error")))
+            await self._end(TurnState.ERROR, error=shapes.fault_of(WireError("flow_error"), self.chat.locale))
         else:
             await self._end(TurnState.DONE, data=data)
 
@@ -298,7 +300,7 @@ class Run:
         if code == "stopped":
             await self._end(TurnState.STOPPED)
         else:
-            await self._end(TurnState.ERROR, error=self._fault(WireError(code)))
+            await self._end(TurnState.ERROR, error=shapes.fault_of(WireError(code), self.chat.locale))
 
     async def _end(self, state: TurnState, *, data: Any = None, error: protocol.Fault | None = None) -> None:
         """Deltas in the log, then the end's transaction, then `turn_end`."""
@@ -325,14 +327,6 @@ class Run:
         await self._outbox.flush()
         self._tell_told(rev)
 
-    def _fault(self, error: WireError) -> protocol.Fault:
-        """As it is stored, in the chat's language."""
-        return protocol.Fault(
-            code=error.code,
-            text=languages.sentence(error, self.chat.locale),
-            retryable=error.extra.get("retryable", error.entry.is_retryable),
-        )
-
     def _tell_told(self, rev: int) -> None:
         """What the rows owed stands in the log by now; a title not, where a new epoch swallowed it."""
         self._told("turn", self.order.turn, rev)
@@ -349,7 +343,7 @@ class Run:
 
     async def _end_unheard(self) -> None:
         """Its events are refused for a reason that no second run mends: the end is owed, and the turn not run again."""
-        error = msgspec.to_builtins(self._fault(WireError("internal")))
+        error = msgspec.to_builtins(shapes.fault_of(WireError("internal"), self.chat.locale))
         parts, next_worker = self._whole_parts(), self._next_worker()
         try:
             _, outcome, _ = await database.write(
@@ -391,6 +385,7 @@ class Run:
     # ----------------------------------------------------------------------------------------- parts
 
     def _adopt(self, parts: list[protocol.Part]) -> None:
+        self._answer_bytes += sum(len(msgspec.json.encode(part)) for part in parts)
         self._parts.extend(_OpenPart(part=part, texts=[part.text], is_open=False) for part in parts)
         self._kept_parts = len(self._parts)
 
@@ -406,6 +401,7 @@ class Run:
 
     def _open(self, kind: str, data: Any = None, part_id: str | None = None) -> _OpenPart:
         part = protocol.Part(id=part_id or self._part_id(), kind=kind, data=data, node=self._scope.split("#", 1)[0])
+        self._count(len(msgspec.json.encode(part)))
         opened = _OpenPart(part=part, texts=[], is_open=True)
         self._parts.append(opened)
         self._outbox.put(protocol.PartStart(turn=self.order.turn, part=part.id, kind=kind, node=part.node, data=data))
@@ -414,12 +410,15 @@ class Run:
     def _grow(self, opened: _OpenPart, text: str, tokens: int = 1) -> None:
         """Raises WireError answer_too_long, the text so far kept."""
         text = text.replace("\x00", "")
-        self._answer_bytes += len(text.encode())
-        if self._answer_bytes > settings.HEADRACE.answer_bytes:
-            raise WireError("answer_too_long")
+        self._count(len(text.encode()))
         if text:
             opened.texts.append(text)
             self._outbox.delta(opened.part.id, text, tokens)
+
+    def _count(self, size: int) -> None:
+        self._answer_bytes += size
+        if self._answer_bytes > self._bounds.answer_bytes:
+            raise WireError("answer_too_long")
 
     def _close_part(self, opened: _OpenPart) -> None:
         if opened.is_open:
@@ -444,9 +443,7 @@ class Run:
 
     async def write(self, text: str, kind: str = "text", data: Any = None) -> None:
         self._must_run()
-        data = _plain(data)
-        if len(msgspec.json.encode(data)) > settings.HEADRACE.event_bytes - EVENT_SPARE_BYTES:
-            raise WireError("flow_error", "What a part holds besides its text must fit 64 KiB.")
+        data = _plain(data, _event_room(), TOO_LARGE_PART)
         part_id = self._part_id()
         if self._stands(part_id):
             return
@@ -466,7 +463,13 @@ class Run:
 
     async def node_end(self, *, output: Any = None, error: str | None = None) -> None:
         if not self._unused:
-            self._put_node("error" if error else "end", output=_cut(output), error=error)
+            self._put_node("error" if error else "end", output=self._shown_output(output), error=error)
+
+    def _shown_output(self, output: Any) -> Any:
+        """Cut; and none once the run has shown enough of them."""
+        cut = _cut(output)
+        self._output_bytes += len(msgspec.json.encode(cut))
+        return cut if self._output_bytes <= settings.HEADRACE.node_outputs_bytes else None
 
     def _put_node(self, state: str, output: Any = None, error: str | None = None) -> None:
         node, visit, kind, title, began = self._node
@@ -498,7 +501,7 @@ class Run:
         kept = self.order.kept.get(key)
         if kept is None:
             return None
-        if kept.arguments_hash != _hash(arguments):
+        if kept.arguments_hash != hash_of(arguments):
             raise WireError("flow_error", f"The step {key} was kept with other arguments.")
         self._unused.discard(key)
         self._scope_parts[self._scope] = self._scope_parts.get(self._scope, 0) + kept.value["opened"]
@@ -535,13 +538,13 @@ class Run:
         await self._keep_pending()
         opened_before = self._scope_parts.get(self._scope, 0)
         self._step_from = len(self._parts)
-        value = _plain(await fn())
+        value = _plain(await fn(), settings.HEADRACE.data_bytes, TOO_LARGE_STEP)
         opened = self._scope_parts.get(self._scope, 0) - opened_before
         await self._keep_pending(
             orders.PendingStep(
                 key=key,
                 kind="step",
-                arguments_hash=_hash(None),
+                arguments_hash=hash_of(None),
                 value={"value": value, "opened": opened},
                 parts=self._take_parts(),
             )
@@ -566,7 +569,7 @@ class Run:
         self._pending = orders.PendingStep(
             key=key,
             kind="llm",
-            arguments_hash=_hash(arguments),
+            arguments_hash=hash_of(arguments),
             value={"value": msgspec.to_builtins(result), "opened": opened},
             parts=self._take_parts(),
         )
@@ -598,6 +601,7 @@ class Run:
             raise providers.wire_error(error) from error
         finally:
             shown.close()
+        usage = _sane(usage)
         cost = await providers.cost_micros(call.provider, usage)
         self._usage = _added(self._usage, usage, model, cost)
         return LLMResult(text=shown.whole_text, reasoning=shown.whole_reasoning, usage=usage, model=model)
@@ -664,7 +668,7 @@ class _Stream:
         run._must_run()
         if run._unused:
             return
-        turn, data = run.order.turn, _plain(data)
+        turn, data = run.order.turn, _plain(data, _event_room(), TOO_LARGE_EVENT)
         event: protocol.Event
         if type == "progress":
             event = protocol.Progress(turn=turn, text=text, data=data)
@@ -672,10 +676,9 @@ class _Stream:
             event = protocol.Status(turn=turn, text=text, data=data)
         else:
             event = protocol.Custom(turn=turn, name=type, text=text, data=data)
-        size = len(protocol.encode_event(event))
-        if size > settings.HEADRACE.event_bytes - EVENT_SPARE_BYTES:
-            raise WireError("flow_error", "What a handler sends must fit 64 KiB.")
-        run._outbox.put(event, size)
+        if len(protocol.encode_event(event)) > _event_room():
+            raise WireError("flow_error", TOO_LARGE_EVENT)
+        run._outbox.put(event)
         await run._outbox.room()
 
     async def ask(
@@ -703,8 +706,8 @@ class _Stream:
             default=default,
             on_expiry=on_expiry,
         )
-        if len(msgspec.json.encode(asked)) > settings.HEADRACE.event_bytes - EVENT_SPARE_BYTES:
-            raise WireError("flow_error", "A question must fit 64 KiB.")
+        if len(msgspec.json.encode(asked)) > _event_room():
+            raise WireError("flow_error", TOO_LARGE_QUESTION)
         return await run.ask(asked)
 
 
@@ -734,9 +737,7 @@ class _Shown:
 
     def _show(self, kind: str | None, text: str, tokens: int) -> None:
         if kind is None:
-            self._run._answer_bytes += len(text)
-            if self._run._answer_bytes > settings.HEADRACE.answer_bytes:
-                raise WireError("answer_too_long")
+            self._run._count(len(text.encode()))
             return
         opened = self._open.get(kind)
         if opened is None:
@@ -780,6 +781,12 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
+def _sane(usage: ProviderUsage) -> ProviderUsage:
+    """What a vendor counted, within reason: it goes into sums, prices and rows."""
+    most = settings.HEADRACE.usage_tokens
+    return ProviderUsage(**{name: min(max(count, 0), most) for name, count in msgspec.structs.asdict(usage).items()})
+
+
 def _added(total: protocol.Usage | None, usage: ProviderUsage, model: str, cost_micros: int) -> protocol.Usage:
     total = total or protocol.Usage()
     return protocol.Usage(
@@ -795,14 +802,23 @@ def _usage_of(row: dict[str, Any] | None) -> protocol.Usage | None:
     return None if row is None else msgspec.convert(row, protocol.Usage)
 
 
-def _plain(data: Any) -> Any:
-    """What a handler hands over, as JSON values of our own. Raises WireError flow_error."""
+def _plain(data: Any, limit: int, too_large: str) -> Any:
+    """What a handler hands over, as JSON values of our own, at most `limit` bytes. Raises WireError flow_error."""
     if data is None:
         return None
     try:
-        return msgspec.json.decode(_NUL.sub(rb"\1", msgspec.json.encode(data)))
+        encoded = _NUL.sub(rb"\1", msgspec.json.encode(data))
+        if len(encoded) > limit:
+            raise WireError("flow_error", too_large)
+        value = msgspec.json.decode(encoded)
+        check_numbers(encoded, value)
+        return value
     except (TypeError, ValueError) as error:
-        raise WireError("flow_error", "A result of the flow is not JSON.") from error
+        raise WireError("flow_error", NOT_JSON) from error
+
+
+def _event_room() -> int:
+    return settings.HEADRACE.event_bytes - EVENT_SPARE_BYTES
 
 
 def _cut(output: Any) -> Any:
@@ -811,7 +827,3 @@ def _cut(output: Any) -> Any:
     if len(encoded) <= OUTPUT_BYTES:
         return output
     return encoded[:OUTPUT_BYTES].decode(errors="ignore") + "…"
-
-
-def _hash(arguments: Any) -> str:
-    return hashlib.sha256(msgspec.json.encode(arguments, order="deterministic")).hexdigest()

@@ -4,23 +4,25 @@ The database is the arbiter. What begins, ends, stops, asks or answers locks the
 `deleted` under it; one function ends a turn, whoever calls it. What clients must hear of it is owed by the row.
 """
 
-import hashlib
 import uuid
 from collections import defaultdict
 from datetime import datetime, timedelta
-from types import EllipsisType
 from typing import Any
 
 import msgspec
 from django.conf import settings
 from django.db import IntegrityError, OperationalError, connection, transaction
 
-from accounts import locale as languages
+from accounts import rights, tokens
+from accounts.models import User
 from chat import protocol, shapes
 from chat.models import Chat, Command, File, Message, Question, Step, Turn
 from chat.turns import questions, reads
+from chat.turns.canonical import hash_of
 from chat.turns.orders import Asked, Begin, Kept, Outcome, PendingStep, RunOrder
 from chat.turns.states import ACTIVE, UNENDED, TurnState, can_move
+from flows import graph
+from flows import store as flow_store
 from flows.models import Flow, FlowVersion
 from streams.clock import stamp
 from streams.database import now as database_now
@@ -71,9 +73,12 @@ class Fenced(Exception):
 def begin_turn(begin: Begin) -> Outcome:
     """Accept a message: its row, its turn, running or queued. Committed means accepted.
 
-    Raises WireError chat_not_found, message_not_found, flow_offline, turn_running, queue_full, busy, id_conflict.
+    A repeat is found before anything is judged, by the body as it came: whatever was published, hidden or switched
+    off since, it answers the same. What is refused keeps nothing, so that the same id may be tried again.
+    Raises WireError chat_not_found, message_not_found, flow_not_found, forbidden, flow_offline, validation_error,
+    turn_running, queue_full, busy, id_conflict.
     """
-    body_hash = _hash([begin.act, begin.text, begin.params, begin.files, begin.parent, begin.message])
+    body_hash = hash_of([begin.act, begin.text, begin.params, begin.parent, begin.message])
     chat, is_new = _chat_for(begin)
     if not is_new and (repeated := _repeat_of(chat.id, begin.command, body_hash)) is not None:
         return Outcome(reply=repeated)
@@ -83,16 +88,18 @@ def begin_turn(begin: Begin) -> Outcome:
         answered = _answer_by_say(begin, chat, active, at, body_hash)
         if answered:
             return answered
+    _check_rights(begin, chat)
     version = _version_for(begin, chat)
+    params = _params_for(begin, chat, version)
     policy = chat.flow.double_text if chat.flow else Flow.DoubleText.QUEUE
     if active or queued:
         _admit_behind(policy, active, queued)
-    elif not _has_room(begin.user):
-        raise WireError("busy", retry_after=1)
+    if active is None or active.state == TurnState.WAITING:  # this turn begins to run, or the first in the queue does
+        _check_room(begin.user, begin.has_room)
 
     outcome = Outcome()
     message = _input_of(begin, chat, active, queued, at, policy)
-    turn = _new_turn(begin, chat, message, version, at)
+    turn = _new_turn(begin, chat, message, version, params, at)
     chat.last_number, chat.last_turn_at = turn.number, at
     chat.locale = chat.locale or begin.locale
     if begin.text and not chat.title:
@@ -171,7 +178,9 @@ def _unended(chat: Chat) -> tuple[Turn | None, list[Turn]]:
     return active, [turn for turn in turns if turn.state == TurnState.QUEUED]
 
 
-def _new_turn(begin: Begin, chat: Chat, message: Message, version: FlowVersion | None, at: datetime) -> Turn:
+def _new_turn(
+    begin: Begin, chat: Chat, message: Message, version: FlowVersion | None, params: dict[str, Any], at: datetime
+) -> Turn:
     """The turn, queued as yet; a fresh message becomes its own."""
     turn = Turn(
         chat=chat,
@@ -179,7 +188,7 @@ def _new_turn(begin: Begin, chat: Chat, message: Message, version: FlowVersion |
         input=message.id,
         version=version,
         skill=begin.skill,
-        params=begin.params if begin.act == "say" else _params_beside(begin, chat),
+        params=params,
         inputs={"user": {"id": str(begin.user), "name": begin.user_name}, "locale": chat.locale or begin.locale},
         created=at,
     )
@@ -204,22 +213,47 @@ def _files(begin: Begin, chat: Chat) -> list[dict[str, Any]]:
     return [shapes.file_data(rows[file]) for file in wanted]
 
 
-def _params_beside(begin: Begin, chat: Chat) -> dict[str, Any]:
-    """What came with the message that is answered or said anew."""
-    turn = _message(chat, begin.message).turn
-    return chat.turns.values_list("params", flat=True).get(id=turn) if turn else {}
+def _check_rights(begin: Begin, chat: Chat) -> None:
+    """Whether he may still talk here: a socket may be older than a group he left. Raises flow_not_found, forbidden."""
+    flow = chat.flow
+    if flow is None or flow.deleted:
+        raise WireError("flow_not_found")
+    is_debug = chat.kind == Chat.Kind.DEBUG or begin.version is not None
+    if flow.owner_id == begin.user or (flow.visibility == Flow.Visibility.EVERYONE and not is_debug):
+        return  # no row of his says otherwise
+    speaker = tokens.identity_of(User.objects.get(id=begin.user))
+    if not rights.can_chat(speaker, flow):
+        raise WireError("flow_not_found")
+    if is_debug and not rights.can_edit(speaker, flow):
+        raise WireError("forbidden")
 
 
 def _version_for(begin: Begin, chat: Chat) -> FlowVersion | None:
     """What the turn will run. Raises WireError flow_offline."""
     if begin.version:
-        return FlowVersion.objects.filter(id=begin.version, flow_id=chat.flow_id).first()
+        return FlowVersion.objects.filter(id=begin.version, flow_id=chat.flow_id).defer("graph").first()
     if chat.kind == Chat.Kind.DEBUG:
         return None
     flow = chat.flow
-    if flow is None or flow.deleted or flow.status != Flow.Status.ONLINE or flow.published_id is None:
+    if flow.status != Flow.Status.ONLINE or flow.published_id is None:
         raise WireError("flow_offline")
     return flow.published
+
+
+def _params_for(begin: Begin, chat: Chat, version: FlowVersion | None) -> dict[str, Any]:
+    """By the schema of what the turn will run. Raises WireError validation_error."""
+    schema = flow_store.params_of(version.id) if version else graph.start_fields(chat.graph or {}).get("params")
+    if begin.act == "say":
+        return questions.checked_params(schema, begin.params)
+    turn = _message(chat, begin.message).turn  # what came with the message that is answered or said anew
+    params = chat.turns.values_list("params", flat=True).get(id=turn) if turn else {}
+    return questions.fitting_params(schema, params)
+
+
+def _check_room(user: int, worker_has_room: bool = True) -> None:
+    """Raises WireError busy where one turn more would be over the bound of the user or of the worker."""
+    if not worker_has_room or not _has_room(user):
+        raise WireError("busy", retry_after=1)
 
 
 def _has_room(user: int) -> bool:
@@ -281,13 +315,13 @@ def _make_way(
     """What stands before a new turn: a waiting one ends; `interrupt` ends the queue and stops the running one."""
     if policy == Flow.DoubleText.INTERRUPT:
         for other in queued:
-            _end(other, chat, TurnState.STOPPED, at, worker, outcome, promotes=False)
+            _end(other, chat, TurnState.STOPPED, at, outcome, owes=worker, promotes=False)
         if active and active.state == TurnState.RUNNING:
             _mark_stop(active, at, outcome)
     if active and active.state == TurnState.WAITING:
-        _end(active, chat, TurnState.STOPPED, at, worker, outcome, parts=active.parts)
+        _end(active, chat, TurnState.STOPPED, at, outcome, owes=worker, runs=worker, parts=active.parts)
     elif active is None:
-        _promote(chat, worker, at, outcome)
+        _promote(chat, at, outcome, owes=worker, runs=worker)
 
 
 def _start(turn: Turn, chat: Chat, message: Message, worker: str | None, at: datetime) -> None:
@@ -303,7 +337,7 @@ def _start(turn: Turn, chat: Chat, message: Message, worker: str | None, at: dat
     chat.head = turn.answer if is_regenerated else message.id
 
 
-def _promote(chat: Chat, worker: str | None, at: datetime, outcome: Outcome) -> None:
+def _promote(chat: Chat, at: datetime, outcome: Outcome, *, owes: str | None, runs: str | None) -> None:
     """The next queued turn becomes the running one; those behind it hear their new place."""
     queued = _QUEUED.all(chat.id)
     if not queued or chat.deleted:
@@ -311,13 +345,13 @@ def _promote(chat: Chat, worker: str | None, at: datetime, outcome: Outcome) -> 
     outcome.has_next = True
     turn, *rest = queued
     message = chat.messages.get(id=turn.input)
-    _start(turn, chat, message, worker, at)
+    _start(turn, chat, message, runs, at)
     _save_turn(turn)
     outcome.owed = [owed for owed in outcome.owed if owed != str(turn.id)]
-    if worker:
+    if runs:
         outcome.run = _order(turn, chat, message)
     for other in rest:
-        _owe(other, worker, outcome)
+        _owe(other, owes, outcome)
         other.save(update_fields=["owes", "told", "rev"])
 
 
@@ -340,7 +374,8 @@ def ask(
     turn.nodes = turn.nodes if nodes is None else nodes
     outcome = Outcome()
     if turn.stop_at or chat.deleted:
-        _end(turn, chat, TurnState.STOPPED, at, str(turn.worker), outcome, parts=parts)
+        owner = str(turn.worker)
+        _end(turn, chat, TurnState.STOPPED, at, outcome, owes=owner, runs=owner, parts=parts)
         _save(chat)
         _list(chat, _active_state(chat), outcome)
         return None, outcome
@@ -368,16 +403,24 @@ def ask(
 
 
 def answer(
-    chat_id: str, user: int, command: str, question_id: str, action: str, value: Any, worker: str | None
+    chat_id: str,
+    user: int,
+    command: str,
+    question_id: str,
+    action: str,
+    value: Any,
+    worker: str | None,
+    has_room: bool = True,
 ) -> Outcome:
-    """The first answer wins and the turn runs on.
+    """The first answer wins and the turn runs on. Over the bound of running turns nothing is stored: `busy`.
 
-    Raises WireError chat_not_found, question_not_found, question_closed, question_expired, invalid_answer, id_conflict.
+    Raises WireError chat_not_found, question_not_found, question_closed, question_expired, invalid_answer, busy,
+    id_conflict.
     """
     chat = _lock(chat_id)
     if chat is None or chat.deleted or chat.user_id != user:
         raise WireError("chat_not_found")
-    body_hash = _hash(["answer", question_id, action, value])
+    body_hash = hash_of(["answer", question_id, action, value])
     repeated = _repeat_of(chat.id, command, body_hash)
     if repeated is not None:
         return Outcome(reply=repeated)
@@ -392,6 +435,7 @@ def answer(
     if question.expires <= at:
         raise WireError("question_expired")
     value, label = questions.checked(question.options, question.schema, action, value)
+    _check_room(user, has_room)
     outcome = _answered(chat, question, action, value, label, user, worker, at)
     outcome.reply = {"question": str(question.id), "turn": str(question.turn_id)}
     _keep_command(chat.id, command, body_hash, outcome.reply, at)
@@ -400,7 +444,7 @@ def answer(
 
 def _answer_by_say(begin: Begin, chat: Chat, turn: Turn, at: datetime, body_hash: str) -> Outcome | None:
     """A plain say that the open question takes is its answer, and no message is stored."""
-    if begin.parent or begin.params or begin.files:
+    if begin.parent or begin.params:
         return None
     question = turn.questions.filter(action="").first()
     if question is None or question.expires <= at:
@@ -409,6 +453,7 @@ def _answer_by_say(begin: Begin, chat: Chat, turn: Turn, at: datetime, body_hash
     if match is None:
         return None
     question.turn = turn
+    _check_room(begin.user, begin.has_room)
     outcome = _answered(chat, question, "accept", match[0], match[1], begin.user, begin.worker, at)
     outcome.reply = {"question": str(question.id), "turn": str(turn.id)}
     _keep_command(chat.id, begin.command, body_hash, outcome.reply, at)
@@ -458,6 +503,8 @@ def expire(chat_id: str, question_id: str, worker: str | None) -> Outcome:
     question = Question.objects.select_related("turn").get(id=question_id)
     if chat is None or question.action or question.turn.state != TurnState.WAITING:
         return Outcome()
+    if not _has_room(chat.user_id):  # it runs on, or the next one does: put off until it may
+        return Outcome()
     at = database_now()
     if question.on_expiry == Question.OnExpiry.DEFAULT:
         label = questions.label_of(question.options, question.default)
@@ -468,8 +515,8 @@ def expire(chat_id: str, question_id: str, worker: str | None) -> Outcome:
     question.save()
     outcome = Outcome()
     turn = question.turn
-    turn.error = _fault("question_expired", chat.locale)
-    _end(turn, chat, TurnState.ERROR, at, worker, outcome, parts=turn.parts)
+    turn.error = msgspec.to_builtins(shapes.fault_of(WireError("question_expired"), chat.locale))
+    _end(turn, chat, TurnState.ERROR, at, outcome, owes=worker, runs=worker, parts=turn.parts)
     _save(chat)
     _list(chat, _active_state(chat), outcome)
     return outcome
@@ -525,7 +572,7 @@ def finish(
             chat.vars = new_vars
         # The run tells its own end, so the row owes it to this worker until that append is confirmed.
         owner = str(turn.worker) if turn.worker else None
-        message = _end(turn, chat, state, database_now(), owner, outcome, parts=parts, next_worker=next_worker)
+        message = _end(turn, chat, state, database_now(), outcome, owes=owner, runs=next_worker, parts=parts)
         _save(chat)
         _list(chat, TurnState.RUNNING if outcome.has_next else None, outcome)
     else:
@@ -539,16 +586,16 @@ def _end(
     chat: Chat,
     state: str,
     at: datetime,
-    worker: str | None,
     outcome: Outcome,
     *,
+    owes: str | None,
     parts: list[dict] | None = None,
     promotes: bool = True,
-    next_worker: str | None | EllipsisType = ...,
+    runs: str | None = None,
 ) -> Message:
     """The one end of a turn: state, stored answer, head, what is owed, and the next queued one.
 
-    `worker` owes the event, and runs the next turn too unless `next_worker` says who does.
+    `owes`: the worker that tells it. `runs`: who runs the next turn; null: a sweep finds who can.
     """
     has_run = turn.attempt > 0
     if turn.state == TurnState.WAITING:
@@ -557,7 +604,7 @@ def _end(
     turn.ended_at = at
     turn.worker = None
     turn.parts = []  # they are the answer's now
-    _owe(turn, worker, outcome)
+    _owe(turn, owes, outcome)
     _save_turn(turn)
     message = Message(
         id=turn.answer,
@@ -571,9 +618,10 @@ def _end(
     )
     insert(message)
     if has_run:
-        chat.head = turn.answer
+        if chat.head in (turn.input, turn.answer):  # else another branch was chosen meanwhile, and stays
+            chat.head = turn.answer
         if promotes:
-            _promote(chat, worker if next_worker is ... else next_worker, at, outcome)
+            _promote(chat, at, outcome, owes=owes, runs=runs)
     return message
 
 
@@ -581,11 +629,15 @@ def _end(
 
 
 def stop(chat_id: str, user: int, command: str, turn_id: str | None, worker: str | None) -> Outcome:
-    """End a queued or waiting turn, or tell the running one. Raises WireError turn_not_running, turn_not_found."""
+    """End a queued or waiting turn, or tell the running one.
+
+    Raises WireError chat_not_found, turn_not_running, id_conflict, and busy where the turn that waits behind it
+    would be one too many.
+    """
     chat = _lock(chat_id)
     if chat is None or chat.deleted or chat.user_id != user:
         raise WireError("chat_not_found")
-    body_hash = _hash(["stop", turn_id])
+    body_hash = hash_of(["stop", turn_id])
     repeated = _repeat_of(chat.id, command, body_hash)
     if repeated is not None:
         return Outcome(reply=repeated)
@@ -595,13 +647,15 @@ def stop(chat_id: str, user: int, command: str, turn_id: str | None, worker: str
         turn = chat.turns.filter(state__in=ACTIVE, background=False).first()
     if turn is None or turn.state not in UNENDED:
         raise WireError("turn_not_running")
+    if turn.state == TurnState.WAITING and _QUEUED.all(chat.id):  # the next one begins to run
+        _check_room(user)
     at = database_now()
     outcome = Outcome(reply={"turn": str(turn.id)})
     if turn.state == TurnState.RUNNING:
         _mark_stop(turn, at, outcome)
     else:
         was_queued = turn.state == TurnState.QUEUED
-        _end(turn, chat, TurnState.STOPPED, at, worker, outcome, parts=turn.parts)
+        _end(turn, chat, TurnState.STOPPED, at, outcome, owes=worker, runs=worker, parts=turn.parts)
         if was_queued:
             for other in chat.turns.filter(state=TurnState.QUEUED, number__gt=turn.number):
                 _owe(other, worker, outcome)
@@ -650,7 +704,7 @@ def _end_all(chat: Chat, worker: str | None, outcome: Outcome) -> None:
         if turn.state == TurnState.RUNNING:
             _mark_stop(turn, at, outcome)
         else:
-            _end(turn, chat, TurnState.STOPPED, at, worker, outcome, parts=turn.parts, promotes=False)
+            _end(turn, chat, TurnState.STOPPED, at, outcome, owes=worker, parts=turn.parts, promotes=False)
 
 
 def _mark_stop(turn: Turn, at: datetime, outcome: Outcome) -> None:
@@ -786,13 +840,15 @@ def _order(turn: Turn, chat: Chat, message: Message) -> RunOrder:
     is_first = turn.attempt == 1
     steps = [] if is_first else list(turn.steps.order_by("id"))
     asked = [] if is_first else list(turn.questions.exclude(action=""))
+    said = shapes.message_of(message)
     return RunOrder(
         turn=str(turn.id),
         chat=str(chat.id),
         number=turn.number,
         attempt=turn.attempt,
         answer=str(turn.answer),
-        message=shapes.message_of(message),
+        message=said,
+        start=shapes.turn_start(turn, said, []),
         version_id=None if version is None else str(version.id),
         version=None if version is None else version.number,
         skill=turn.skill,
@@ -911,19 +967,8 @@ def _keep_command(scope: uuid.UUID, command: str, body_hash: str, reply: dict, a
     insert(Command(scope=scope, command=command, body_hash=body_hash, reply=reply, created=at))
 
 
-def _hash(body: Any) -> str:
-    canonical = msgspec.json.encode(body, order="deterministic")
-    return hashlib.sha256(canonical).hexdigest()
-
-
 def _title(text: str) -> str:
     return " ".join(text.split())[:TITLE_CHARS]
-
-
-def _fault(code: str, locale: str) -> dict[str, Any]:
-    """As it is stored, in the chat's language."""
-    error = WireError(code)
-    return {"code": code, "text": languages.sentence(error, locale), "retryable": error.entry.is_retryable}
 
 
 def _uuid(value: str | None) -> uuid.UUID | None:

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import msgspec
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from flows.conditions import ConditionError, When, faults, holds
 from flows.kinds import Branch, Kind, NodeContext, NodeError, Outcome, register
+from streams.sentences import Sentence
 
 ELSE = "else"
 
@@ -25,7 +27,7 @@ class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def check(fields: Fields) -> Iterator[tuple[str, str]]:
     for branch, count in Counter(case.branch for case in fields.cases).items():
         if count > 1 or branch == ELSE:
-            yield "cases", f"the branch {branch} is taken"
+            yield "cases", Sentence(gettext_noop("the branch {name} is taken"), name=branch)
     for index, case in enumerate(fields.cases):
         for what in faults(case.when):
             yield f"cases[{index}].when", what
@@ -40,7 +42,7 @@ async def run(fields: Fields, ctx: NodeContext) -> Outcome:
         try:
             is_chosen = holds(case.when, ctx.value)
         except ConditionError as error:
-            raise NodeError(f"{case.branch}: {error}") from error
+            raise NodeError("{branch}: {reason}", branch=case.branch, reason=error.sentence) from error
         if is_chosen:
             return Outcome({"branch": case.branch}, case.branch)
     return Outcome({"branch": ELSE}, ELSE)

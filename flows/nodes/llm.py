@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from flows import schemas
 from flows.context import LLMCall, with_files
@@ -13,6 +14,7 @@ from flows.graph import Name
 from flows.kinds import Kind, NodeContext, NodeError, Outcome, Template, register
 from flows.templates import text_of
 from providers.base import LLMMessage
+from streams.numbers import OutOfRange, check_numbers
 
 FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 
@@ -41,7 +43,7 @@ def check(fields: Fields) -> Iterator[tuple[str, str]]:
         try:
             schemas.parse(fields.schema)
         except schemas.SchemaError as error:
-            yield "schema", str(error)
+            yield "schema", error.sentence
 
 
 def names(fields: Fields) -> tuple[Name, ...]:
@@ -63,7 +65,7 @@ async def run(fields: Fields, ctx: NodeContext) -> Outcome:
         prompted[-1] = with_files(prompted[-1], ctx.input.files)
     messages.extend(prompted)
     if not messages:
-        raise NodeError("there is nothing to give to the model")
+        raise NodeError(gettext_noop("there is nothing to give to the model"))
     result = await ctx.llm(
         LLMCall(
             provider=fields.provider,
@@ -85,7 +87,7 @@ def _prompted(value: Any) -> list[LLMMessage]:
         try:
             return msgspec.convert(value, list[LLMMessage])
         except msgspec.ValidationError as error:
-            raise NodeError("the prompt is a list, but not one of messages") from error
+            raise NodeError(gettext_noop("the prompt is a list, but not one of messages")) from error
     text = text_of(value)
     return [LLMMessage("user", text)] if text else []
 
@@ -93,14 +95,18 @@ def _prompted(value: Any) -> list[LLMMessage]:
 def structured(text: str, schema: dict[str, Any]) -> dict[str, Any]:
     """The object that a model wrote, a code fence around it or not. Raises NodeError where it does not fit."""
     fenced = FENCE.match(text)
+    written = fenced.group(1) if fenced else text
     try:
-        values = msgspec.json.decode(fenced.group(1) if fenced else text)
+        values = msgspec.json.decode(written)
+        check_numbers(written, values)
+    except OutOfRange as error:
+        raise NodeError("the model's answer has a number that is too large") from error
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        raise NodeError("the model's answer is not JSON") from error
+        raise NodeError(gettext_noop("the model's answer is not JSON")) from error
     try:
         return schemas.validate(schema, values)
     except schemas.SchemaError as error:
-        raise NodeError(f"the model's answer does not fit: {error}") from error
+        raise NodeError(gettext_noop("the model's answer does not fit: {reason}"), reason=error.sentence) from error
 
 
 register(

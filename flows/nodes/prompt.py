@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 
 import msgspec
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from flows.kinds import Kind, NodeContext, Outcome, Template, register
+from streams.sentences import Sentence
 
 
 class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,7 +25,7 @@ class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def check(fields: Fields) -> Iterator[tuple[str, str]]:
     if (fields.text is None) == (fields.messages is None):
-        yield "text", "a prompt has either a text or messages"
+        yield "text", Sentence(gettext_noop("a prompt has either a text or messages"))
 
 
 def outputs(fields: Fields) -> tuple[str, ...]:

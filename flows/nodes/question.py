@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import msgspec
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from flows import schemas
 from flows.kinds import Branch, Kind, NodeContext, Outcome, Template, register
 from flows.templates import text_of
+from streams.sentences import Sentence
 
 EXPIRED = "expired"
 DECLINED = "declined"
@@ -37,15 +39,15 @@ class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def check(fields: Fields) -> Iterator[tuple[str, str]]:
     if fields.options and fields.schema is not None:
-        yield "schema", "a question has either options or a schema"
+        yield "schema", Sentence(gettext_noop("a question has either options or a schema"))
     for id_, count in Counter(option.id for option in fields.options).items():
         if count > 1 or id_ in (EXPIRED, DECLINED):
-            yield "options", f"the id {id_} is taken"
+            yield "options", Sentence(gettext_noop("the id {name} is taken"), name=id_)
     if fields.schema is not None:
         try:
             schemas.parse(fields.schema)
         except schemas.SchemaError as error:
-            yield "schema", str(error)
+            yield "schema", error.sentence
             return
     if fields.default is not None:
         what = _default_fault(fields)
@@ -53,16 +55,16 @@ def check(fields: Fields) -> Iterator[tuple[str, str]]:
             yield "default", what
 
 
-def _default_fault(fields: Fields) -> str | None:
+def _default_fault(fields: Fields) -> Sentence | None:
     if fields.options:
         is_option = any(fields.default == option.id for option in fields.options)
-        return None if is_option else "it is not the id of an option"
+        return None if is_option else Sentence(gettext_noop("it is not the id of an option"))
     if fields.schema is None:
-        return None if isinstance(fields.default, str) else "it must be a text"
+        return None if isinstance(fields.default, str) else Sentence(gettext_noop("it must be a text"))
     try:
         schemas.validate(fields.schema, fields.default)
     except schemas.SchemaError as error:
-        return str(error)
+        return error.sentence
     return None
 
 

@@ -6,9 +6,11 @@ from typing import Annotated
 import msgspec
 from django.conf import settings
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from flows.graph import RESERVED
 from flows.kinds import Kind, NodeContext, NodeError, Outcome, Values, register
+from streams.sentences import Sentence
 
 
 class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -18,7 +20,7 @@ class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def check(fields: Fields) -> Iterator[tuple[str, str]]:
     if fields.name in RESERVED:
-        yield "name", f"the name {fields.name} is taken by the template language"
+        yield "name", Sentence(gettext_noop("the name {name} is taken by the template language"), name=fields.name)
 
 
 async def run(fields: Fields, ctx: NodeContext) -> Outcome:
@@ -26,7 +28,7 @@ async def run(fields: Fields, ctx: NodeContext) -> Outcome:
     kept = {**ctx.vars, fields.name: value}
     limit = settings.HEADRACE.vars_bytes
     if len(msgspec.json.encode(kept)) > limit:
-        raise NodeError(f"the chat's variables are larger than {limit} bytes")
+        raise NodeError(gettext_noop("the chat's variables are larger than {limit} bytes"), limit=limit)
     ctx.vars[fields.name] = value
     return Outcome()
 

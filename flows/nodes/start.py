@@ -25,7 +25,7 @@ def check(fields: Fields) -> Iterator[tuple[str, str]]:
         try:
             schemas.parse(fields.params)
         except schemas.SchemaError as error:
-            yield "params", str(error)
+            yield "params", error.sentence
 
 
 async def run(fields: Fields, ctx: NodeContext) -> Outcome:

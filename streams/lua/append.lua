@@ -1,16 +1,18 @@
 -- Append one batch of a turn, or events without a turn, to a chat's log.
 --
 -- KEYS: [3] channel.  ARGV: [3] the writer's epoch; [4] turn (16 bytes, or empty); [5] attempt; [6] n; [7] '1' if
--- the batch ends the turn; [8] events to keep; [9...] events without their `{"seq":N,`.
+-- the batch ends the turn; [8] events to keep; [9] bytes to keep at most, though they be fewer events;
+-- [10...] events without their `{"seq":N,`.
 -- Replies: {'ok', epoch, first, last} | {'kept', epoch, first, last} (written before) | {'fenced'} | {'epoch', epoch}.
 --
 -- meta, besides epoch, seq and replid: `t<turn>` = "attempt n first last start ended" (first and last of the last
 -- numbered batch, after the end of the end; start: where its events begin; kept as long as meta, or a writer that
--- wakes late would not be known for one), and `open`: 16 bytes of turn and 16 digits of start for each unfinished.
+-- wakes late would not be known for one); `open`: 16 bytes of turn and 16 digits of start for each unfinished;
+-- `bytes`: of all events of this epoch; `marks`: 16 digits of bytes and 16 of seq, one for each eighth of what is kept.
 local turn, attempt, n = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local ends = ARGV[7] == '1'
-local kept_events = tonumber(ARGV[8])
-local FRAMES = 9
+local kept_events, kept_bytes = tonumber(ARGV[8]), tonumber(ARGV[9])
+local FRAMES = 10
 
 if ARGV[3] ~= epoch then
   return {'epoch', epoch}
@@ -57,7 +59,17 @@ if before == 0 and seq > 0 then
 end
 
 local open
-local written = {'seq', seq}
+local counted = redis.call('HMGET', meta, 'bytes', 'marks')
+local bytes, marks = tonumber(counted[1] or '0'), counted[2] or ''
+for i = 1, #frames do
+  bytes = bytes + #frames[i]
+end
+local marked = #marks > 0 and tonumber(string.sub(marks, -32, -17)) or 0
+local is_marked = bytes - marked >= kept_bytes / 8
+if is_marked then
+  marks = marks .. string.format('%016d%016d', bytes, seq)
+end
+local written = {'seq', seq, 'bytes', bytes}
 if turn ~= '' then
   if n > 0 or ends then
     held.n, held.first, held.last = math.max(n, held.n), first, seq
@@ -77,7 +89,7 @@ if turn ~= '' then
     end
   end
   if open then
-    written[3], written[4] = 'open', open
+    written[#written + 1], written[#written + 2] = 'open', open
   end
   if is_known or ends or attempt > 0 then
     written[#written + 1] = field
@@ -85,6 +97,32 @@ if turn ~= '' then
                                           held.start, held.ended)
   end
 end
+
+-- The first seq that stays: `floor` events or bytes back, but nothing of an unfinished turn goes.
+local function kept_from(floor)
+  open = open or redis.call('HGET', meta, 'open') or ''
+  for i = 1, #open, 32 do
+    floor = math.min(floor, tonumber(string.sub(open, i + 16, i + 31)))
+  end
+  return floor
+end
+
+if is_marked or (ends and #marks > 0) then
+  local floor, past = 0, 0
+  for i = 1, #marks, 32 do
+    local at = tonumber(string.sub(marks, i + 16, i + 31))
+    if bytes - tonumber(string.sub(marks, i, i + 15)) < kept_bytes or kept_from(at + 1) <= at then
+      break
+    end
+    floor, past = at + 1, i + 31
+  end
+  if floor > 0 then
+    marks = string.sub(marks, past + 1)
+    redis.call('XTRIM', log, 'MINID', floor .. '-0')
+  end
+  written[#written + 1], written[#written + 2] = 'marks', marks
+end
+
 redis.call('HSET', meta, unpack(written))
 
 if #frames > 0 then
@@ -92,11 +130,7 @@ if #frames > 0 then
 end
 
 if math.floor(before / 100) ~= math.floor(seq / 100) then
-  local floor = seq - kept_events + 1
-  open = open or redis.call('HGET', meta, 'open') or ''
-  for i = 1, #open, 32 do
-    floor = math.min(floor, tonumber(string.sub(open, i + 16, i + 31)))
-  end
+  local floor = kept_from(seq - kept_events + 1)
   if floor > 1 then
     redis.call('XTRIM', log, 'MINID', '~', floor .. '-0')
   end

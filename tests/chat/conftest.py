@@ -72,7 +72,9 @@ async def staged(
     Its model says back what it was asked. `hang` in that leaves the first answer after two words, `stuck` each one.
     """
     mortal(monkeypatch)
-    monkeypatch.setattr(providers, "FRESH_S", 3600.0)
+    monkeypatch.setattr(
+        providers.settings, "HEADRACE", msgspec.structs.replace(providers.settings.HEADRACE, provider_fresh_s=3600)
+    )
     stages: list[Stage] = []
 
     async def make(graph: dict[str, Any], skill: str = "", **fields: Any) -> Stage:

@@ -92,7 +92,7 @@ class Incarnation:
     async def _start(self) -> None:
         self.manager = ChatManager()
         await self.manager.hub.start()
-        await self.manager._beat()
+        await self.manager.sweep.beat()
 
     def arm(
         self,
@@ -191,8 +191,8 @@ def mortal(patch: pytest.MonkeyPatch) -> None:
     """Let every call of the database and of the log pass through the living incarnation."""
     for name in ("read", "write"):
         patch.setattr(database, name, _gated_hop(name, getattr(database, name)))
-    for name in ("append", "read"):
-        patch.setattr(Log, name, _gated_log(name, getattr(Log, name)))
+    patch.setattr(Log, "submit", _gated_append(Log.submit))
+    patch.setattr(Log, "read", _gated_read(Log.read))
 
 
 def _gated_hop(name: str, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -210,19 +210,34 @@ def _gated_hop(name: str, original: Callable[..., Awaitable[Any]]) -> Callable[.
     return hop
 
 
-def _gated_log(name: str, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def call(self: Log, *args: Any, **options: Any) -> Any:
+def _gated_read(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def read(self: Log, *args: Any, **options: Any) -> Any:
         life = _current.get()
         if life is None:
             return await original(self, *args, **options)
-        return await life.pass_through((name, *_told_by(args)), lambda: original(self, *args, **options))
+        return await life.pass_through(("read",), lambda: original(self, *args, **options))
 
-    return call
+    return read
 
 
-def _told_by(args: tuple[Any, ...]) -> list[str]:
+def _gated_append(original: Callable[..., asyncio.Future]) -> Callable[..., asyncio.Future]:
+    def submit(self: Log, batch: Batch, *args: Any) -> asyncio.Future:
+        life = _current.get()
+        if life is None:
+            return original(self, batch, *args)
+
+        async def through() -> Any:
+            try:
+                return await life.pass_through(("append", *_told_by(batch)), lambda: original(self, batch, *args))
+            except Death:
+                return await asyncio.get_running_loop().create_future()  # a dead worker hears no answer
+
+        return asyncio.ensure_future(through())
+
+    return submit
+
+
+def _told_by(batch: Batch) -> list[str]:
     """`append:<type>` of each event of a batch; `append:fence` where it only raises the attempt."""
-    if not isinstance(args[0], Batch):
-        return []
-    types = [_TYPE.search(frame).group(1).decode() for frame in args[0].frames]
+    types = [_TYPE.search(frame).group(1).decode() for frame in batch.frames]
     return [f"append:{type}" for type in types] or ["append:fence"]

@@ -12,6 +12,7 @@ from chat import snapshot
 from chat.doors import admission
 from chat.models import Chat, Message, Turn
 from chat.turns.manager import ChatManager
+from chat.turns.states import ACTIVE
 from streams import database, redis
 from streams.log import Log
 from streams.models import Worker
@@ -167,8 +168,8 @@ class Stage:
     async def sweep(self, life: Incarnation) -> None:
         """What it told is marked first, as by its beat. It may die of it."""
         with suppress(Death):
-            await life.does(life.manager._mark_told())
-            await life.does(life.manager._sweep())
+            await life.does(life.manager.telling.mark_told())
+            await life.does(life.manager.sweep.sweep())
 
     async def calls(self, life: Incarnation, name: str, *args: Any, **fields: Any) -> Any:
         """A coroutine of this worker's manager, as its own step."""
@@ -177,7 +178,8 @@ class Stage:
     async def at_rest(self, life: Incarnation) -> None:
         """Nothing runs on it, nothing is told, and its tabs show what is in the log."""
         manager: ChatManager = life.manager
-        await until(lambda: not manager._run_tasks and not manager._tasks, 10, f"rest after {life.trail[-8:]}")
+        async with asyncio.timeout(20):
+            await manager.settle()
         for tab in self.tabs:
             if tab.life is life and not tab.closed:
                 await life.does(manager.hub.refresh(tab.socket.ring))
@@ -220,6 +222,7 @@ class Stage:
             shown = {id_: (m["role"], m["parts"], m["parent"], m["status"]) for id_, m in view.messages.items()}
             assert shown == stored["messages"]
             assert {id_: turn["state"] for id_, turn in view.turns.items()} == stored["open"]
+            assert view.leaf == stored["leaf"], "another head than the stored one"
         for tab in tabs:
             assert {id_: turn["parts"] for id_, turn in tab.view.turns.items()} == {
                 id_: turn["parts"] for id_, turn in fresh.turns.items()
@@ -247,8 +250,11 @@ def _stored(chat: str) -> dict[str, Any]:
     for turn in turns:
         answers = sum(message.id == turn.answer for message in messages)
         assert answers == (turn.state in ("done", "stopped", "error")), "a turn without its one answer"
+    head = Chat.objects.filter(id=chat).values_list("head", flat=True).first()
+    writing = next((turn.answer for turn in turns if turn.state in ACTIVE and turn.input == head), None)
+    leaf = writing or head
     return {
-        "head": Chat.objects.get(id=chat).head,
+        "leaf": None if leaf is None else str(leaf),
         "messages": {
             str(m.id): (m.role, m.parts, None if m.parent is None else str(m.parent), m.status) for m in messages
         },

@@ -157,7 +157,7 @@ async def test_an_owed_event_that_was_read_before_a_new_epoch_is_not_written_the
     await tab.command("stop", turn=first)
     await tab.until_ended(second)
     await stage.at_rest(one)
-    await stage.calls(one, "_mark_told")
+    await one.does(one.manager.telling.mark_told())
     await stage.empty()
     await stage.notice(looks_on)
     held.go()

@@ -10,6 +10,7 @@ import os
 import uuid
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, note
 from hypothesis import settings as hypothesis_settings
@@ -20,7 +21,6 @@ from accounts.tokens import identity_of
 from chat import snapshot
 from chat.doors import admission
 from chat.models import Chat, Message, Turn
-from flows import providers
 from streams import database, redis
 from streams.models import Worker
 from tests.chat.conftest import ANSWERS, ASKS, _create
@@ -155,10 +155,10 @@ class World:
                     if await self._is_calm():
                         break
                     await self._settle()
-                    await self.life.does(self.life.manager._beat())
-                    await self.life.does(self.life.manager._sweep())
+                    await self.life.does(self.life.manager.sweep.beat())
+                    await self.life.does(self.life.manager.sweep.sweep())
                     await self._settle()
-                    await self.life.does(self.life.manager._mark_told())
+                    await self.life.does(self.life.manager.telling.mark_told())
                 except Death:  # it was in the middle of its last step
                     continue
         self._collect()
@@ -222,6 +222,7 @@ class World:
         for client in self.clients:
             assert fresh.messages == client.view.messages
             assert fresh.head == stored["head"]
+            assert client.view.leaf == fresh.leaf
 
     async def end(self) -> None:
         await self.life.bury()
@@ -375,7 +376,7 @@ def test_any_order_of_faults_keeps_the_invariants(make_user, scripted, redis_url
 
     user = make_user("anna")
     scripted(default="Model says {input}.", repeat=3)
-    monkeypatch.setattr(providers, "FRESH_S", 3600.0)
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, provider_fresh_s=3600)
 
     async def flows() -> list[Any]:
         made = []

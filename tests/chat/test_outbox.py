@@ -256,7 +256,7 @@ async def test_what_a_handler_sends_counts_for_what_waits(sender: Sender):
     await sender.delta("on its way")
     await held.reached()
     for _ in range(20):
-        await sender.does(sender.outbox.put, protocol.Progress(turn=TURN, data="x" * 60_000), 60_000)
+        await sender.does(sender.outbox.put, protocol.Progress(turn=TURN, data="x" * 60_000))
     waits = await is_blocked(sender.outbox.room())
     held.go()
     async with asyncio.timeout(5):

@@ -7,7 +7,11 @@ import pytest
 
 from flows import handlers
 from flows.context import Handler
-from tests.chat.conftest import ASKS, TALK
+from flows.models import Provider
+from providers.base import Chunk, Usage
+from providers.scripted import Scripted
+from streams import database
+from tests.chat.conftest import ASKS, TALK, graph_of, node
 from tests.chat.view import text_of
 
 
@@ -147,3 +151,118 @@ async def test_a_question_is_asked_when_all_that_was_said_is_in_the_log(staged):
     assert "".join(texts) == "Model says one hello.Between."
     asking.go()
     await tab.until_question(turn)
+
+
+# ------------------------------------------------------------------------------------- bounds of what is stored
+
+
+def large_graph(count: int) -> dict[str, Any]:
+    """An end whose data name a text of 20 KB `count` times."""
+    return graph_of(
+        node("start", "start"),
+        node("large", "prompt", text="x" * 20_000),
+        node("end", "end", data={f"n{number}": "{{ large.text }}" for number in range(count)}),
+    )
+
+
+async def ended(stage: Any) -> Any:
+    one = await stage.worker()
+    tab = await stage.tab(one)
+    id_ = (await tab.say("go"))["turn"]
+    await tab.until_ended(id_)
+    await stage.at_rest(one)
+    return await stage.turn(id_)
+
+
+async def test_an_end_that_names_a_large_text_many_times_ends_as_a_fault_of_the_node(staged, bounds):
+    bounds(data_bytes=100_000)
+    turn = await ended(await staged(large_graph(5)))
+    assert (turn.state, turn.error["code"], turn.data) == ("error", "flow_error", None)
+    assert "“end”" in turn.error["text"] and "100000 bytes" in turn.error["text"]
+
+
+async def test_an_end_within_the_bound_is_stored_whole(staged, bounds):
+    bounds(data_bytes=101_000)
+    turn = await ended(await staged(large_graph(5)))
+    assert (turn.state, sum(map(len, turn.data.values()))) == ("done", 100_000)
+
+
+async def test_nodes_that_hold_too_much_together_end_as_a_fault_of_the_last(staged, bounds):
+    bounds(results_bytes=50_000)
+    texts = [node(f"n{number}", "prompt", text="x" * 20_000) for number in range(3)]
+    turn = await ended(await staged(graph_of(node("start", "start"), *texts, node("end", "end"))))
+    assert turn.error["code"] == "flow_error" and "“n2”" in turn.error["text"]
+
+
+@pytest.mark.parametrize("what", ["data", "vars", "step", "part", "event"])
+async def test_what_a_handler_hands_over_is_bounded(answered_by, bounds, what: str):
+    bounds(data_bytes=1000, vars_bytes=1000, event_bytes=4096)
+    large = "x" * 4000
+
+    async def makes() -> str:
+        return large
+
+    async def handle(params: dict[str, Any], ctx: Any) -> Any:
+        match what:
+            case "data":
+                return large
+            case "vars":
+                ctx.vars["large"] = large
+            case "step":
+                await ctx.step("k", makes)
+            case "part":
+                await ctx.write("", kind="data", data=large)
+            case "event":
+                await ctx.stream.send("status", data=large)
+
+    _, turn = await answered_by(handle)
+    assert (turn.state, turn.error["code"]) == ("error", "flow_error")
+    assert "too large" in turn.error["text"]
+
+
+async def test_parts_without_text_count_for_the_answers_bound(answered_by, bounds):
+    bounds(answer_bytes=10_000)
+
+    async def handle(params: dict[str, Any], ctx: Any) -> None:
+        for _ in range(1000):
+            await ctx.write("", kind="data", data="x" * 100)
+
+    tab, turn = await answered_by(handle)
+    assert turn.error["code"] == "answer_too_long"
+    assert 40 < sum(event == "part" for event in tab.types()) < 100
+
+
+async def test_a_run_shows_outputs_of_nodes_up_to_a_bound(staged, bounds):
+    bounds(node_outputs_bytes=10_000)
+    texts = [node(f"n{number}", "prompt", text="x" * 3000) for number in range(6)]
+    stage = await staged(graph_of(node("start", "start"), *texts, node("end", "end")))
+    turn = await ended(stage)
+    ends = [event for event in await stage.events(str(turn.id)) if event.get("state") == "end"]
+    assert [bool(event.get("output")) for event in ends if event["kind"] == "prompt"] == 3 * [True] + 3 * [False]
+
+
+async def test_what_a_vendor_says_of_tokens_is_kept_within_reason(staged, bounds, monkeypatch):
+    async def stream(self: Any, request: Any) -> Any:
+        yield Chunk(text="Hi", tokens=1)
+        yield Chunk(usage=Usage(input_tokens=-5, output_tokens=2**70, cached_tokens=10**400), finish="stop")
+
+    monkeypatch.setattr(Scripted, "stream", stream)
+    stage = await staged(TALK)
+    await database.write(lambda: Provider.objects.update(prices={"input": 100, "output": 10**14}))
+    turn = await ended(stage)
+    usage = turn.usage
+    assert (turn.state, usage["input_tokens"], usage["output_tokens"], usage["cached_tokens"]) == (
+        "done",
+        0,
+        10**9,
+        10**9,
+    )
+    assert usage["cost_micros"] == 10**17
+
+
+async def test_a_number_beyond_64_bits_of_a_handler_is_a_fault_of_the_flow(answered_by):
+    async def handle(params: dict[str, Any], ctx: Any) -> Any:
+        return {"large": 2**64}
+
+    _, turn = await answered_by(handle)
+    assert (turn.state, turn.error["code"]) == ("error", "flow_error")

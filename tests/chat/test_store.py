@@ -9,10 +9,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from django.contrib.auth.models import Group
 
 from chat import snapshot
 from chat.models import Chat, Command, Message, Question, Turn
 from chat.turns import orders, reads, store
+from flows import build
+from flows import store as flow_store
 from flows.models import Flow
 from streams import database
 from streams.errors import WireError
@@ -151,6 +154,74 @@ async def test_a_turn_that_waits_for_an_answer_counts_for_nobodys_bound(talk: Ta
     assert (await talk.say()).run
 
 
+async def full(talk: Talk) -> list[orders.RunOrder]:
+    """As many chats of the user as may answer at once."""
+    return [(await talk.say(chat=str(uuid.uuid4()))).run for _ in range(5)]
+
+
+@pytest.mark.parametrize("how", ["answer", "say"])
+async def test_an_answer_that_would_run_a_sixth_turn_is_busy_keeps_nothing_and_may_come_again(talk: Talk, how: str):
+    question = await talk.ask((await talk.say()).run)
+    runs = await full(talk)
+
+    async def answers() -> orders.Outcome:
+        if how == "say":
+            return await talk.say("Yes", command="a")
+        return await talk.answer(question, command="a")
+
+    with pytest.raises(WireError, match="busy") as refused:
+        await answers()
+    assert refused.value.entry.is_retryable
+    assert await database.read(lambda: Question.objects.get().action) == ""
+    assert await talk.states() == ["waiting"]
+    await talk.end(runs[0])
+    assert (await answers()).run.attempt == 2
+    assert (await answers()).reply["question"] == str(question.id), "and now it is kept"
+
+
+async def test_a_message_that_ends_what_waits_is_busy_where_it_would_run_a_sixth_turn(talk: Talk):
+    await talk.ask((await talk.say()).run, options=[{"id": "a", "label": "A"}])
+    runs = await full(talk)
+    assert (await talk.refused("no option")).code == "busy"
+    assert await talk.states() == ["waiting"]
+    await talk.end(runs[0])
+    await talk.say("no option")
+    assert await talk.states() == ["stopped", "running"]
+
+
+async def test_a_stop_that_would_run_a_sixth_turn_is_busy_and_one_that_runs_none_is_not(talk: Talk):
+    first = (await talk.say()).run
+    await talk.say("behind it")
+    await talk.ask(first)
+    alone = Talk(talk.user, talk.flow)
+    await alone.ask((await alone.say()).run)
+    runs = await full(talk)
+    with pytest.raises(WireError, match="busy"):
+        await talk.stop(command="s")
+    await alone.stop()
+    assert (await talk.states(), await alone.states()) == (["waiting", "queued"], ["stopped"])
+    await talk.end(runs[0])
+    assert (await talk.stop(command="s")).run
+    assert await talk.states() == ["stopped", "running"]
+
+
+async def test_an_expired_question_waits_until_its_turn_may_run(talk: Talk):
+    question = await talk.ask((await talk.say()).run, default="no", on_expiry="default")
+    await pass_time(question)
+    runs = await full(talk)
+    assert (await expire(talk, question)).run is None
+    assert await talk.states() == ["waiting"]
+    await talk.end(runs[0])
+    assert (await expire(talk, question)).run.attempt == 2
+
+
+async def test_a_full_worker_is_busy_for_a_turn_that_would_run_and_still_answers_a_repeat(talk: Talk):
+    first = await talk.say(command="once")
+    assert (await talk.say(command="once", has_room=False)).reply == first.reply
+    assert (await talk.say("behind", has_room=False)).reply["queued"]
+    assert (await talk.refused(chat=str(uuid.uuid4()), has_room=False)).code == "busy"
+
+
 async def test_a_rejecting_flow_takes_one_message_at_a_time(talk_with):
     talk = await talk_with(double_text="reject")
     run = (await talk.say()).run
@@ -186,11 +257,10 @@ async def test_the_same_command_answers_the_same_whatever_became_of_its_turn(tal
         {"text": "other"},
         {"params": {"tone": "formal"}},
         {"parent": str(uuid.uuid4())},
-        {"files": (str(uuid.uuid4()),)},
         {"act": "regenerate", "text": "", "message": str(uuid.uuid4())},
         {"act": "edit", "message": str(uuid.uuid4())},
     ],
-    ids=["text", "params", "parent", "files", "regenerate", "edit"],
+    ids=["text", "params", "parent", "regenerate", "edit"],
 )
 async def test_the_same_id_with_another_body_is_a_conflict(talk: Talk, other: dict[str, Any]):
     await talk.say(command="once")
@@ -212,6 +282,65 @@ async def test_an_id_belongs_to_its_chat(talk: Talk):
     one = await talk.say(command="once")
     other = await talk.say("another text", command="once", chat=str(uuid.uuid4()))
     assert one.reply["turn"] != other.reply["turn"]
+
+
+async def test_a_repeat_answers_the_same_after_the_flow_was_published_anew_hidden_switched_off_or_deleted(talk: Talk):
+    once = (await talk.say(command="once")).reply
+    graph = msgspec.json.decode(msgspec.json.encode(TALK))
+    graph["nodes"][0]["fields"] = {"params": {"properties": {"tone": {"type": "string"}}, "required": ["tone"]}}
+    await publish_anew(talk, graph)
+    assert (await talk.say(command="once")).reply == once
+    await database.write(lambda: flow_store.offline(talk.flow.id))
+    assert (await talk.say(command="once")).reply == once
+    await database.write(lambda: flow_store.delete(talk.flow.id))
+    assert (await talk.say(command="once")).reply == once
+    assert (await talk.refused("once")).code == "flow_not_found"
+
+
+async def test_params_are_judged_by_the_version_that_the_turn_will_run(talk: Talk):
+    graph = msgspec.json.decode(msgspec.json.encode(TALK))
+    tone = {"type": "string", "default": "plain"}
+    graph["nodes"][0]["fields"] = {"params": {"properties": {"tone": tone, "words": {"type": "integer"}}}}
+    assert (await talk.refused(params={"tone": "warm"})).code == "validation_error"
+    await publish_anew(talk, graph)
+    first = await talk.say(params={"words": 3})
+    assert (first.run.params, first.run.version) == ({"tone": "plain", "words": 3}, 2)
+    await talk.end(first.run)
+    assert (await talk.refused(params={"words": "many"})).extra["field"] == "params.words"
+    del graph["nodes"][0]["fields"]["params"]["properties"]["words"]
+    await publish_anew(talk, graph)
+    again = await talk.say("", act="regenerate", message=first.reply["answer"])
+    assert (again.run.params, again.run.version) == ({"tone": "plain"}, 3), "what no version knows is left out"
+
+
+async def test_who_lost_the_right_to_a_flow_begins_nothing_and_what_runs_goes_on(talk: Talk, make_user):
+    ben = await database.write(make_user, "ben")
+    group = await database.write(lambda: Group.objects.create(name="friends"))
+    await database.write(lambda: (ben.groups.add(group), talk.flow.groups.add(group)))
+    other = Talk(ben, talk.flow)
+    run = (await other.say()).run
+    await sees(talk, "groups")
+    assert (await other.say("in the group")).reply["queued"]
+    await database.write(lambda: ben.groups.clear())
+    assert (await other.refused("left it")).code == "flow_not_found"
+    await sees(talk, "owner")
+    assert (await other.refused("", act="edit", message=run.message.id)).code == "flow_not_found"
+    assert (await other.refused(chat=str(uuid.uuid4()))).code == "flow_not_found"
+    assert (await talk.say("the owner")).run
+    question = await other.ask(run)
+    assert (await other.answer(question)).run.attempt == 2
+    await sees(talk, "everyone")
+    assert (await other.say("again")).reply["queued"]
+    assert (await other.refused(version=str(talk.flow.published_id))).code == "forbidden"
+
+
+async def publish_anew(talk: Talk, graph: dict[str, Any]) -> None:
+    await database.write(lambda: Flow.objects.filter(id=talk.flow.id).update(draft=graph))
+    await build.publish(talk.flow.id, talk.user.id)
+
+
+async def sees(talk: Talk, visibility: str) -> None:
+    await database.write(lambda: flow_store.update_flow(talk.flow.id, visibility=visibility))
 
 
 async def test_a_refused_command_keeps_nothing_and_may_succeed_later(talk_with):

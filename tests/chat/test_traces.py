@@ -551,7 +551,7 @@ async def test_trace_08_what_is_owed_under_a_buried_id_is_told(staged):
     turn = (await tab.say("hello"))["turn"]
     await tab.until_question(turn)
     await stage.at_rest(one)
-    await one.does(one.manager._mark_told())
+    await one.does(one.manager.telling.mark_told())
     await buried(stage, one, two)
     one.dies_at_call("write:stop", is_done=True)
     tab.send("stop")
@@ -568,7 +568,7 @@ async def test_trace_08_a_turn_of_a_worker_born_during_a_sweep_is_not_taken_for_
     stage = await staged(TALK)
     one = await stage.worker()
     held = one.at_call("holds", "read:running_turns")
-    sweep = one.does(one.manager._sweep())
+    sweep = one.does(one.manager.sweep.sweep())
     await held.reached()
     two = await stage.worker()
     tab = await stage.tab(two)
@@ -586,7 +586,7 @@ async def test_trace_08_a_beat_undoes_a_burial(staged):
     tab = await stage.tab(one)
     turn = (await tab.say("stuck"))["turn"]
     await stage.seems_dead(one)
-    await one.does(one.manager._beat())
+    await one.does(one.manager.sweep.beat())
     await stage.sweep(two)
     assert (await stage.turn(turn)).attempt == 1
     await tab.command("stop")
@@ -1096,7 +1096,7 @@ async def test_trace_b5_an_older_place_that_comes_last_is_not_shown(staged):
     assert places == [1, 2]
     await tab.until(lambda: tab.types(third).count("turn_queued") == 2)
     assert [view.turns[third]["place"] for view in (tab.view, other.view)] == [1, 1]
-    await two.does(two.manager._mark_told())
+    await two.does(two.manager.telling.mark_told())
     fresh = await stage.tab(one)
     assert fresh.view.turns[third]["place"] == 1
     await tab.command("stop", turn=second)

@@ -80,8 +80,12 @@ class View:
         if frame["turn"] in self.ended:
             return
         self._add(frame["message"])
+        before = self.turns.get(frame["turn"])
+        if frame["attempt"] > 0 and (before is None or before["state"] == "queued"):
+            self.head = frame["answer"]
         self.turns[frame["turn"]] = {
             "state": "running",
+            "message": frame["message"],
             "place": None,
             "answer": frame["answer"],
             "attempt": frame["attempt"],
@@ -129,6 +133,8 @@ class View:
         self.ends.append((self.epoch, frame["turn"]))
         shown = self.turns.pop(frame["turn"], {"parts": []})
         message = dict(frame["message"])
+        if shown.get("attempt", 0) > 0 and self.head in (message["id"], message["parent"]):
+            self.head = message["id"]
         if message["parts"] is None:
             message["parts"] = shown["parts"]
         else:
@@ -138,8 +144,17 @@ class View:
         self._add(message)
 
     def _chat(self, frame: dict[str, Any]) -> None:
-        if frame["rev"] > self.rev:
+        if frame["rev"] >= self.rev:
             self.rev, self.title = frame["rev"], frame.get("title", self.title)
+            self.head = frame.get("head", self.head)
+
+    @property
+    def leaf(self) -> str | None:
+        """The head, or the answer that is being written to it."""
+        for turn in self.turns.values():
+            if turn["state"] != "queued" and turn["message"]["id"] == self.head:
+                return turn["answer"]
+        return self.head
 
 
 def text_of(parts: list[dict[str, Any]] | None) -> str:

@@ -133,27 +133,84 @@ def test_two_starts_at_once_share_one_store(user):
     assert len({server_pid(each.address) for each in users}) == 1
 
 
-def test_store_dies_with_a_killed_keeper_and_the_next_user_gets_a_new_one(user):
-    first = user()
-    pid = server_pid(first.address)
-    client(first.address).set("kept", "yes")
-    os.kill(keeper_pid(first.address), signal.SIGKILL)
-    wait_until(lambda: not is_alive(pid), what="the server has gone")
-    second = user()
-    assert second.address != first.address
-    assert client(second.address).get("kept") == b"yes"
+@pytest.mark.parametrize("how_many", [1, 2])
+@pytest.mark.parametrize("who", ["keeper", "server"])
+def test_store_comes_back_at_its_address_with_its_data(user, who, how_many):
+    users = [user() for _ in range(how_many)]
+    address = users[0].address
+    assert {each.address for each in users} == {address}
+    client(address).set("kept", "yes")
+    for _ in range(3):
+        pid = server_pid(address)
+        os.kill(keeper_pid(address) if who == "keeper" else pid, signal.SIGKILL)
+        wait_until(lambda pid=pid: not is_alive(pid), what="the server has gone")
+        wait_until(lambda: is_up(address), what="the server answers again")
+        assert client(address).get("kept") == b"yes"
+        assert server_pid(address) != pid
+    assert user().address == address
 
 
-def test_killed_server_is_started_again_with_its_data(user):
+def test_store_comes_back_when_keeper_and_server_are_killed_at_once(user):
     only = user()
     pid = server_pid(only.address)
     client(only.address).set("kept", "yes")
-    client(only.address).execute_command("WAITAOF", 1, 0, 5000)
+    os.kill(keeper_pid(only.address), signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(pid), what="the server has gone")
     wait_until(lambda: is_up(only.address), what="the server answers again")
     assert client(only.address).get("kept") == b"yes"
-    assert server_pid(only.address) != pid
+
+
+def test_store_whose_socket_was_cleared_away_comes_back_there(user):
+    only = user()
+    runtime = Path(only.address.removeprefix("unix://")).parent
+    pid = server_pid(only.address)
+    shutil.rmtree(runtime)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: is_up(only.address), what="the server answers again")
+    assert runtime.stat().st_mode & 0o777 == 0o700
+
+
+def test_directory_is_for_its_owner_only(user, directory):
+    assert is_up(user().address)
+    assert (directory / "redis").stat().st_mode & 0o777 == 0o700
+
+
+def test_directory_of_a_socket_that_others_can_enter_is_not_used_again(tmp_path):
+    open_to_all = tmp_path / "headrace-open"
+    open_to_all.mkdir(mode=0o755)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir(mode=0o700)
+    own = tmp_path / "headrace-own"
+    own.mkdir(mode=0o700)
+    (tmp_path / "headrace-link").symlink_to(own)
+    assert keeper._is_ours(str(own / "s"))
+    assert not keeper._is_ours(str(open_to_all / "s"))
+    assert not keeper._is_ours(str(foreign / "s"))
+    assert not keeper._is_ours(str(tmp_path / "headrace-link" / "s"))
+    assert not keeper._is_ours("")
+
+
+def test_store_that_came_back_goes_with_its_last_user(user, directory):
+    first, second = user(), user()
+    address = first.address
+    pid = server_pid(address)
+    os.kill(keeper_pid(address), signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid), what="the server has gone")
+    wait_until(lambda: is_up(address), what="the server answers again")
+    pid = server_pid(address)
+    first.kill()
+    assert client(address).ping()
+    second.kill()
+    wait_until(lambda: not is_alive(pid), what="the server has gone")
+    wait_until(lambda: not (directory / "redis" / "address").exists(), what="the address has gone")
+    wait_until(lambda: not Path(address.removeprefix("unix://")).parent.exists(), what="so has its directory")
+
+
+def test_user_that_came_while_the_keeper_was_dead_shares_the_store(user):
+    first = user()
+    os.kill(keeper_pid(first.address), signal.SIGKILL)
+    assert user().address == first.address
 
 
 def test_data_stay_for_the_next_start(user):

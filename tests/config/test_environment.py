@@ -27,6 +27,20 @@ from tests.server import ROOT, environment, manage
         ("HEADRACE_RING_BYTES", "0", "HEADRACE_RING_BYTES is '0'; it must be a whole number above 0."),
         ("HEADRACE_BEAT_S", "nan", "HEADRACE_BEAT_S is 'nan'; it must be a number above 0."),
         ("HEADRACE_RING_BYTE", "1", "HEADRACE_RING_BYTE is not a setting; did you mean HEADRACE_RING_BYTES?"),
+        ("HEADRACE_RING_BYTE", "", "HEADRACE_RING_BYTE is not a setting; did you mean HEADRACE_RING_BYTES?"),
+        (
+            "HEADRACE_PRIVATE_PROVIDERS",
+            "on",
+            "HEADRACE_PRIVATE_PROVIDERS is not a setting; did you mean HEADRACE_ALLOW_PRIVATE_PROVIDERS?",
+        ),
+        ("HEADRACE_DEAD_AFTER_S", "5", "HEADRACE_DEAD_AFTER_S is 5 and HEADRACE_BEAT_S is 3; the first must be"),
+        ("TRUSTED_PROXIES", "foo", "TRUSTED_PROXIES has 'foo'; it must be IP addresses or networks"),
+        ("TRUSTED_PROXIES", "127.0.0.1,10.0.0.1/8", "TRUSTED_PROXIES has '10.0.0.1/8'"),
+        ("TRUSTED_PROXIES", "*", "TRUSTED_PROXIES has '*'"),
+        ("OPENAI_BASE_URL", "api.example.org/v1", "OPENAI_BASE_URL is not the address of a server; it must look like"),
+        ("OPENAI_BASE_URL", "https://", "OPENAI_BASE_URL is not the address of a server"),
+        ("OPENAI_BASE_URL", "https://a.example:port", "OPENAI_BASE_URL is not the address of a server"),
+        ("OPENAI_BASE_URL", "https://a.example/v1 # mine", "OPENAI_BASE_URL is not the address of a server"),
         ("HEADRACE_XYZZY", "1", "HEADRACE_XYZZY is not a setting; docs/settings.md lists what there is."),
         ("REDIS_URL", "http://redis", "REDIS_URL is not an address of Redis"),
         ("REDIS_URL", "redis://host:port/0", "REDIS_URL is not an address of Redis"),
@@ -65,6 +79,8 @@ def test_values_are_typed():
             "HEADRACE_BEAT_S": "0.5",
             "HEADRACE_LOG_EVENTS": "50",
             "REDIS_URL": "",
+            "TRUSTED_PROXIES": "127.0.0.1, ::1, 10.0.0.0/8",
+            "OPENAI_BASE_URL": "http://127.0.0.1:9000/v1",
         },
         None,
     )
@@ -72,6 +88,7 @@ def test_values_are_typed():
     assert settings.environment.debug is True
     assert settings.environment.allowed_hosts == ("a.example", "b.example")
     assert settings.environment.redis_url is None
+    assert settings.environment.trusted_proxies == ("127.0.0.1", "::1", "10.0.0.0/8")
     assert settings.bounds.beat_s == 0.5
     assert settings.bounds.log_events == 50
     assert settings.bounds.ring_events == Bounds().ring_events
@@ -90,9 +107,21 @@ def test_file_takes_comments_quotes_and_export(tmp_path):
     assert read_env_file(file) == {"A": "1", "B": "two words", "C": "#kept", "D": "a b", "E": "a#b", "F": ""}
 
 
+def test_comment_may_follow_a_quoted_value(tmp_path):
+    file = tmp_path / ".env"
+    file.write_text('A="a # b" # it\'s said aside\nB=\'x\'\t# "more"\nC= # none\n')
+    assert read_env_file(file) == {"A": "a # b", "B": "x", "C": ""}
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("PORT 8000", "line 1 is not NAME=value"), ("A=1\n=2", "line 2 is not"), ("A='open", "has a quote that is not")],
+    [
+        ("PORT 8000", "line 1 is not NAME=value"),
+        ("A=1\n=2", "line 2 is not"),
+        ("A='open", "line 1: the value of A must end with the quote it begins with"),
+        ('A="a" b', "only a comment may follow"),
+        ('A="a"#b', "only a comment may follow"),
+    ],
 )
 def test_broken_line_of_the_file_is_named(tmp_path, text, line):
     file = tmp_path / ".env"
@@ -188,6 +217,13 @@ def test_data_dir_that_cannot_be_written_ends_with_one_sentence_and_status_1(tmp
     assert done.returncode == 1
     assert done.stderr.startswith(f"headrace: DATA_DIR {tmp_path / 'data'} cannot be used")
     assert done.stderr.count("\n") == 1
+
+
+def test_unknown_bound_in_the_file_ends_with_one_sentence_that_says_the_nearest(tmp_path):
+    (tmp_path / "env").write_text("HEADRACE_TURN_PER_USER=9\n")
+    done = manage("check", env={**environment(tmp_path / "data"), "ENV_FILE": str(tmp_path / "env")})
+    assert done.returncode == 1
+    assert done.stderr == "headrace: HEADRACE_TURN_PER_USER is not a setting; did you mean HEADRACE_TURNS_PER_USER?\n"
 
 
 def test_settings_start_no_store(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import structlog
 from django.conf import settings
 
-from config.logging import dict_config, hide
+from config.logging import FromOutside, dict_config, hide
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln"
 
@@ -78,3 +78,51 @@ def test_access_lines_of_the_server_are_off(lines):
     logging.getLogger("uvicorn.access").info("GET /?t=secret")
     logging.getLogger("uvicorn.error").info('127.0.0.1 - "WebSocket /chat/x?t=secret" [accepted]')
     assert lines() == []
+
+
+# ---------------------------------------------------------------------------- what peers can cause is bounded
+
+
+def test_fault_of_a_peer_is_one_warning_without_a_traceback(lines):
+    try:
+        raise ValueError("a long way down")
+    except ValueError as error:
+        host = "x" * 10_000
+        logging.getLogger("django.security.DisallowedHost").error("Invalid HTTP_HOST header: %s", host, exc_info=error)
+    (line,) = lines()
+    assert line["level"] == "warning" and "exception" not in line
+    assert "Invalid HTTP_HOST header" in line["event"] and len(line["event"]) <= 300
+
+
+@pytest.mark.parametrize(
+    "logger",
+    [
+        logging.getLogger("uvicorn.error"),
+        logging.getLogger("django.security.DisallowedHost"),
+        structlog.get_logger("headrace.asgi"),
+    ],
+    ids=["uvicorn", "django", "ours"],
+)
+def test_lines_that_peers_cause_are_few_and_the_rest_is_counted(lines, logger, monkeypatch):
+    for _ in range(100):
+        logger.warning("seen")
+    assert len(lines()) == FromOutside.LINES
+    monkeypatch.setattr(FromOutside, "WINDOW_S", 0.0)
+    logger.warning("seen")
+    last = lines()[-1]
+    assert last.get("left_out") == 90 or "90 more" in last["event"]
+
+
+@pytest.mark.parametrize("name", ["uvicorn.error", "headrace.asgi", "headrace.test", "some.library"])
+def test_errors_of_our_own_are_never_left_out(lines, name):
+    for _ in range(50):
+        logging.getLogger(name).error("failed")
+    assert len(lines()) == 50
+
+
+def test_close_codes_that_daphne_cannot_send_are_no_errors(lines):
+    logger = logging.getLogger("daphne.server")
+    logger.error("Exception inside application: %s", "invalid close code 1008 (must be 1000 or from [3000, 4999])")
+    logger.error("Exception inside application: %s", "something else")
+    (line,) = lines()
+    assert "something else" in line["event"]

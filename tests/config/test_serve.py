@@ -1,5 +1,6 @@
 """`manage.py serve`, `setup`, `doctor` and the handshake, as an operator and a client meet them."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -9,10 +10,12 @@ import uuid
 from pathlib import Path
 
 import pytest
+import redis
 from websockets.exceptions import InvalidStatus
 
 from config import embedded
 from tests.server import ROOT, HeadraceServer, environment, free_port, manage
+from tests.sockets.tabs import tab_at
 from tests.waiting import until, wait_until
 from tests.wire import Closed, opened
 
@@ -64,6 +67,12 @@ def test_taken_port_is_one_sentence(tmp_path):
 
 def test_foreign_host_is_one_sentence(tmp_path):
     assert "HOST" in refused(environment(tmp_path / "data", HOST="host.invalid", PORT=str(free_port())))
+
+
+def test_address_of_another_machine_is_blamed_on_the_host(tmp_path):
+    sentence = refused(environment(tmp_path / "data", HOST="192.0.2.1", PORT=str(free_port())))
+    assert "HOST 192.0.2.1 is no address of this machine" in sentence
+    assert "PORT" not in sentence
 
 
 def test_missing_migrations_are_one_sentence(tmp_path):
@@ -203,6 +212,22 @@ def test_doctor_finds_a_running_installation_well(server):
     assert done.stdout.count("good") == 7
 
 
+def test_database_is_for_its_owner_only(server):
+    found = list(server.data_dir.glob("headrace.sqlite3*"))
+    assert server.data_dir / "headrace.sqlite3" in found
+    assert {path.stat().st_mode & 0o777 for path in [*found, server.data_dir / "secret_key"]} == {0o600}
+    assert server.data_dir.stat().st_mode & 0o777 == 0o700
+
+
+def test_database_that_others_could_read_is_closed_to_them(tmp_path):
+    env = environment(tmp_path / "data")
+    assert manage("setup", "--no-demo", env=env).returncode == 0
+    database = tmp_path / "data" / "headrace.sqlite3"
+    database.chmod(0o644)
+    assert manage("setup", "--no-demo", env=env).returncode == 0
+    assert database.stat().st_mode & 0o777 == 0o600
+
+
 def test_doctor_says_how_to_mend(tmp_path):
     done = manage("doctor", env=environment(tmp_path / "data", PORT=str(free_port()), DEBUG="on"))
     assert done.returncode == 1
@@ -237,6 +262,36 @@ async def test_sigterm_sends_sockets_away_and_ends_well(make_server):
 @pytest.fixture(scope="module")
 def pair(make_server) -> HeadraceServer:
     return make_server(WORKERS="2").start()
+
+
+async def test_chat_goes_on_when_the_embedded_store_was_killed(pair):
+    """Its keeper first, then its server; the sockets stay open and the chats get their answers."""
+    token = (await asyncio.to_thread(manage, "token", "demo", env=pair.env)).stdout.strip()
+    address = embedded.running(pair.data_dir / "redis")
+    async with tab_at(pair.host, "guide", token, str(uuid.uuid4())) as tab:
+        await tab.until("snapshot")
+        await tab.until_stored((await tab.say("One"))["turn"])
+        for which in ("keeper", "server"):
+            pid = store_pid(address)
+            os.kill(pid if which == "server" else parent_of(pid), signal.SIGKILL)
+            await until(lambda pid=pid: not is_alive(pid), what="the store has gone")
+            await until(lambda: embedded.running(pair.data_dir / "redis") == address, what="the store is back")
+            reply = await tab.say(f"After the {which}")
+            assert reply["type"] == "ok", reply
+            stored = await tab.until_stored(reply["turn"])
+            assert stored["status"] == "done"
+        said = [message for message in tab.view.messages.values() if message["role"] == "user"]
+        assert len(said) == 3
+
+
+def store_pid(address: str) -> int:
+    with redis.Redis.from_url(address, socket_timeout=5) as client:
+        return client.info("server")["process_id"]
+
+
+def parent_of(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:")))
 
 
 def test_dead_worker_is_replaced(pair):

@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
@@ -14,7 +14,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from config import serve
-from tests.server import free_port
+from streams.frames import EXTENSION, text_frames
+from tests.config.serving import serving
 from tests.waiting import until
 from tests.wire import Closed, Socket
 
@@ -22,26 +23,6 @@ HANDSHAKE = (
     "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{}\r\n"
 )
-
-
-class Quiet(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self):
-        yield
-
-
-@asynccontextmanager
-async def serving(app: Callable, **options) -> AsyncIterator[tuple[str, uvicorn.Server]]:
-    port = free_port()
-    options = {"app": app, "loop": "none", "lifespan": "off", "timeout_graceful_shutdown": 1, **options}
-    server = Quiet(serve.server_config(**options))
-    task = asyncio.create_task(server.serve(sockets=[serve.listen("127.0.0.1", port)]))
-    await until(lambda: server.started, what="the server has started")
-    try:
-        yield f"127.0.0.1:{port}", server
-    finally:
-        server.should_exit = True
-        await asyncio.wait_for(task, 10)
 
 
 async def accept(receive: Callable, send: Callable) -> None:
@@ -61,6 +42,19 @@ async def refuse(scope: dict, receive: Callable, send: Callable) -> None:
     await accept(receive, send)
     await send({"type": "websocket.send", "text": json.dumps({"type": "error", "code": "busy"})})
     await send({"type": "websocket.close", "code": 1013, "reason": "busy"})
+
+
+async def ready_made(scope: dict, receive: Callable[[], Awaitable], send: Callable) -> None:
+    """Writes ready-made frames among others, and says when they were not taken."""
+    write = scope["extensions"][EXTENSION]["write"]
+    taken = [write(text_frames([b'{"type":"early"}']))]
+    await accept(receive, send)
+    await send({"type": "websocket.send", "text": '{"type":"first"}'})
+    taken.append(write(text_frames([b'{"type":"second"}', b'{"type":"third"}'])))
+    await receive()
+    await send({"type": "websocket.send", "text": json.dumps({"type": "taken", "taken": taken})})
+    await send({"type": "websocket.close", "code": 1000})
+    assert not write(text_frames([b'{"type":"late"}']))
 
 
 @asynccontextmanager
@@ -246,3 +240,211 @@ async def test_slow_peer_that_reads_again_is_kept(short_bounds):
                     await opened.connection.close()
     assert app_done.is_set()
     assert count == 2000
+
+
+async def test_ready_made_frames_stand_among_the_others_and_are_taken_only_while_the_socket_is_open():
+    async with serving(ready_made) as (host, _), client(host) as opened:
+        assert [(await opened.recv())["type"] for _ in range(3)] == ["first", "second", "third"]
+        await opened.connection.send("{}")
+        assert (await opened.recv())["taken"] == [False, True]
+        assert (await opened.closed()).code == 1000
+
+
+async def test_ready_made_frames_are_not_taken_while_the_peer_does_not_read():
+    refused = asyncio.Event()
+
+    async def pour(scope: dict, receive: Callable[[], Awaitable], send: Callable) -> None:
+        write = scope["extensions"][EXTENSION]["write"]
+        await accept(receive, send)
+        await until(lambda: not write(text_frames([b"x" * 60_000])))
+        refused.set()
+        await receive()
+
+    async with serving(pour) as (host, _), client(host, max_queue=1) as opened:
+        opened.connection.transport.pause_reading()
+        await asyncio.wait_for(refused.wait(), 20)
+        opened.connection.transport.abort()
+
+
+# ------------------------------------------------------------------------ a peer that sends without any bound
+
+
+def frames(opcode: Opcode, count: int, data: bytes = b"", fin: bool = True) -> bytes:
+    return Frame(opcode, data, fin).serialize(mask=True) * count
+
+
+@pytest.fixture
+def slow_pace(settings):
+    """Twenty frames, then none for a long time."""
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, frames_per_s=0.001, frames_burst=20)
+
+
+@pytest.fixture
+def any_pace(settings):
+    many = {"frames_per_s": 1e9, "frames_burst": 10**9, "frames_bytes_per_s": 1e12, "frames_bytes_burst": 10**12}
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, **many)
+
+
+@asynccontextmanager
+async def raw_peer(host: str, server: uvicorn.Server) -> AsyncIterator[tuple]:
+    """A peer that writes what it likes, and the server's end of its socket."""
+    reader, writer = await asyncio.open_connection(*host.split(":"))
+    writer.write(HANDSHAKE.format("").encode())
+
+    def mine() -> object:
+        here = writer.get_extra_info("sockname")[:2]
+        return next((each for each in server.server_state.connections if each.client == here and is_socket(each)), None)
+
+    try:
+        yield reader, writer, await until(mine, what="the handshake has come")
+    finally:
+        writer.close()
+
+
+def is_socket(connection: object) -> bool:
+    return isinstance(connection, serve.SocketProtocol)
+
+
+async def open_socket(scope: dict, receive: Callable, send: Callable) -> None:
+    await accept(receive, send)
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
+
+
+@pytest.mark.parametrize("app", [open_socket, refuse], ids=["open", "refused"])
+@pytest.mark.parametrize(
+    "flood",
+    [
+        frames(Opcode.PING, 20_000),
+        frames(Opcode.PONG, 20_000),
+        frames(Opcode.TEXT, 1, b"x", fin=False) + frames(Opcode.CONT, 20_000, b"x", fin=False),
+    ],
+    ids=["pings", "pongs", "fragments"],
+)
+async def test_flood_of_small_frames_is_not_even_parsed(slow_pace, monkeypatch, app, flood):
+    parsed = []
+    whole = serve.SocketProtocol.handle_events
+    monkeypatch.setattr(
+        serve.SocketProtocol, "handle_events", lambda self: (parsed.append(len(self.conn.events)), whole(self))
+    )
+    async with serving(app) as (host, server), raw_peer(host, server) as (_, writer, end):
+        writer.write(flood)
+        await until(lambda: end._rest is not None, what="the server reads no more")
+        async with client(host):  # others are served meanwhile
+            pass
+    assert sum(parsed) < 1000
+
+
+async def test_who_is_too_fast_loses_nothing(settings):
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, frames_per_s=500, frames_burst=5)
+    async with serving(echo) as (host, _), client(host) as opened:
+        for size in range(200):
+            await opened.connection.send("x" * size)
+        assert [(await opened.recv())["size"] for _ in range(200)] == list(range(200))
+
+
+async def test_bytes_have_a_pace_too(settings):
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, frames_bytes_per_s=0.001, frames_bytes_burst=100_000)
+    async with serving(open_socket) as (host, server), raw_peer(host, server) as (_, writer, end):
+        writer.write(frames(Opcode.TEXT, 1, b"x" * 200_000))
+        await until(lambda: end._rest is not None, what="the server reads no more")
+        assert 0 < len(end.conn.reader.buffer) < 110_000
+
+
+async def test_messages_that_the_application_does_not_take_are_not_parsed(any_pace):
+    taken = asyncio.Event()
+
+    async def busy(scope: dict, receive: Callable, send: Callable) -> None:
+        await accept(receive, send)
+        await taken.wait()
+
+    async with serving(busy) as (host, server), raw_peer(host, server) as (_, writer, end):
+        writer.write(frames(Opcode.TEXT, 20_000, b"x"))
+        await until(lambda: end._unread, what="the flood has come")
+        assert 0 < end.queue.qsize() < 1000
+        taken.set()
+
+
+async def test_message_in_many_fragments_arrives_whole_and_is_held_in_few_pieces(any_pace):
+    async with serving(echo) as (host, server), raw_peer(host, server) as (reader, writer, end):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(frames(Opcode.TEXT, 1, b"x", fin=False) + frames(Opcode.CONT, 5000, b"x", fin=False))
+        await until(lambda: sum(map(len, end.frames)) == 5001, what="the fragments have come")
+        assert len(end.frames) <= serve.FRAGMENTS
+        writer.write(frames(Opcode.CONT, 1, b"x"))
+        assert b'"size": 5002' in await reader.readuntil(b"}")
+
+
+async def test_frames_behind_the_handshake_wait_for_its_answer(caplog):
+    may_answer = asyncio.Event()
+
+    async def hesitant(scope: dict, receive: Callable, send: Callable) -> None:
+        await may_answer.wait()
+        await echo(scope, receive, send)
+
+    async with serving(hesitant) as (host, server), raw_peer(host, server) as (reader, writer, end):
+        writer.write(frames(Opcode.PING, 1, b"early") + frames(Opcode.TEXT, 1, b"four"))
+        await until(lambda: end._unread, what="the frames have come")
+        may_answer.set()
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        said = await reader.readuntil(b"}")
+        assert b"early" in said and b'"size": 4' in said
+    assert caplog.records == []
+
+
+# ------------------------------------------------------------------------ no line of the log for the asking
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        b"rubbish that is no frame at all",
+        frames(Opcode.TEXT, 1, b"\xff"),
+        frames(Opcode.TEXT, 1, b"\xff") + frames(Opcode.CLOSE, 1, b"\x03\xe8"),
+        frames(Opcode.TEXT, 1, b"caf\xc3", fin=False) + frames(Opcode.CONT, 1, b"("),
+        frames(Opcode.CLOSE, 1, b"\x03\xe8") + frames(Opcode.TEXT, 1, b"\xff"),
+        frames(Opcode.CLOSE, 1, b"\x00\x01\xff"),
+        frames(Opcode.CONT, 1, b"x"),
+    ],
+    ids=["rubbish", "utf8", "utf8-then-close", "utf8-in-two", "close-then-utf8", "bad-close", "lone-fragment"],
+)
+@pytest.mark.parametrize("is_early", [True, False])
+async def test_rubbish_ends_the_socket_without_a_line(caplog, rubbish, is_early):
+    async with serving(echo) as (host, server), raw_peer(host, server) as (reader, writer, _):
+        if not is_early:
+            await reader.readuntil(b"\r\n\r\n")
+        writer.write(rubbish)
+        await until(lambda: not server.server_state.connections, what="the socket has ended")
+    assert caplog.records == []
+
+
+async def test_handshake_that_is_refused_by_http_leaves_no_line(caplog):
+    async def forbid(scope: dict, receive: Callable, send: Callable) -> None:
+        await receive()
+        await send({"type": "websocket.http.response.start", "status": 404, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b""})
+
+    async with serving(forbid) as (host, server):
+        reader, writer = await asyncio.open_connection(*host.split(":"))
+        writer.write(HANDSHAKE.format("").encode())
+        assert (await reader.read()).startswith(b"HTTP/1.1 404")
+        writer.close()
+        await until(lambda: not server.server_state.tasks, what="the application has ended")
+    assert caplog.records == []
+
+
+async def test_empty_lines_do_not_keep_an_idle_connection(monkeypatch):
+    monkeypatch.setattr(serve, "HEAD_S", 0.2)
+
+    async def page(scope: dict, receive: Callable, send: Callable) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(page) as (host, _):
+        reader, writer = await asyncio.open_connection(*host.split(":"))
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"\r\n")
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from django.conf import settings
 
 from flows import build, engine, graph, store
 from flows.models import Flow, FlowVersion
@@ -204,7 +205,7 @@ async def test_a_published_version_needs_no_build_to_be_read(flow: Flow, owner: 
 
 
 async def test_versions_in_memory_are_bounded(flow: Flow, owner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "VERSION_BYTES", 1000)
+    monkeypatch.setattr(settings, "HEADRACE", msgspec.structs.replace(settings.HEADRACE, versions_kept_bytes=1000))
     build._versions.clear()
     for number in range(6):
         await draft(flow, chain(node("say", "message", text=str(number) * 300)))

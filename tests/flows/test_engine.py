@@ -318,7 +318,12 @@ async def test_structured_output_is_read_and_validated(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "good", "[1]", "{}", '{"n": "3"}', '{"n": 3, "mood": "none"}', '{"n": 3, "x": 1}', "[" * 9999]
+    "text",
+    [
+        *("", "good", "[1]", "{}", '{"n": "3"}', '{"n": 3, "mood": "none"}', '{"n": 3, "x": 1}', "[" * 9999),
+        *('{"n": 1e400}', '{"n": 1' + 400 * "0" + "}", '{"n": 18446744073709551616}'),
+    ],
+    ids=lambda text: text[:24],
 )
 async def test_structured_output_that_does_not_fit_ends_the_turn(text: str) -> None:
     error = await failure(structured(text))
@@ -380,7 +385,7 @@ async def test_titles_are_the_turns_own_though_the_plan_is_shared() -> None:
 
 
 async def test_plans_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "PLANS", 3)
+    monkeypatch.setattr(settings, "HEADRACE", msgspec.structs.replace(settings.HEADRACE, plans_kept=3))
     engine._plans.clear()
     for number in range(9):
         await run(FakeContext(chain(node("say", "message", text=str(number)))))

@@ -1,6 +1,8 @@
 from typing import Any
 
+import msgspec
 import pytest
+from django.conf import settings
 from django.test import override_settings
 
 from accounts import locale as languages
@@ -45,7 +47,7 @@ async def test_a_row_makes_a_model_once(stores: None, scripted: Provider) -> Non
 async def test_a_row_that_changed_makes_a_new_one(
     stores: None, scripted: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(providers, "FRESH_S", 0)
+    monkeypatch.setattr(settings, "HEADRACE", msgspec.structs.replace(settings.HEADRACE, provider_fresh_s=0))
     llm, _model = await providers.open_llm("scripted")
     assert (await providers.open_llm("scripted"))[0] is llm
     await database.write(lambda: Provider.objects.update(options={"default": "changed", "pour": True}))
@@ -143,7 +145,7 @@ async def test_neither_a_row_that_is_gone_nor_a_database_that_is_away_costs_an_a
     stores: None, scripted: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await providers.cost_micros("nobody", Usage(3, 9)) == 0
-    monkeypatch.setattr(providers, "FRESH_S", 0)
+    monkeypatch.setattr(settings, "HEADRACE", msgspec.structs.replace(settings.HEADRACE, provider_fresh_s=0))
     llm, _model = await providers.open_llm("scripted")
 
     async def away(*args: Any) -> Any:

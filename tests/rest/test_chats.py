@@ -187,6 +187,28 @@ async def test_row_32_idempotency_keys(anna: Remote) -> None:
     assert await write(Message.objects.filter(role="user").count) == 1
 
 
+@pytest.mark.parametrize("what", ["offline", "deleted", "hidden"])
+async def test_an_idempotency_key_answers_the_same_whatever_became_of_the_flow(
+    anna: Remote, bert: Remote, what: str
+) -> None:
+    flow = await online(anna, HELLO)
+    _, chat, _ = await bert("POST", "chats/", {"flow": flow})
+    path = f"chats/{chat['id']}/turns/"
+    first = await bert("POST", path, {"text": "one"}, Idempotency_Key="k-1")
+    match what:
+        case "offline":
+            await anna("POST", f"flows/{flow}/offline/")
+        case "deleted":
+            await anna("DELETE", f"flows/{flow}/")
+        case "hidden":
+            await anna("PATCH", f"flows/{flow}/", {"visibility": "owner"})
+    again = await bert("POST", path, {"text": "one"}, Idempotency_Key="k-1")
+    assert first[0] == 202 and again[:2] == first[:2]
+    status, body, _ = await bert("POST", path, {"text": "one"}, Idempotency_Key="k-2")
+    code = "flow_offline" if what == "offline" else "flow_not_found"
+    assert body["error"]["code"] == code and status in (404, 409)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [

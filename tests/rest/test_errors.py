@@ -30,6 +30,14 @@ def test_row_29_wrong_content_type(api: Make, kind: str) -> None:
     assert code_of(response) == (415, "unsupported_media_type")
 
 
+@pytest.mark.parametrize("number", [b"18446744073709551616", b"-9223372036854775809", b"1" + 400 * b"0", b"1e400"])
+def test_a_number_out_of_range(api: Make, number: bytes) -> None:
+    anna = api("anna")
+    body = b'{"name": "Flow", "draft": {"nodes": [{"fields": {"n": ' + number + b"}}]}}"
+    response = anna.client.generic("POST", "/api/flows/", body, "application/json", headers=anna.headers)
+    assert code_of(response) == (400, "bad_json")
+
+
 def test_json_with_a_charset_is_json(api: Make) -> None:
     anna = api("anna")
     kind = "application/json; charset=utf-8"
@@ -133,6 +141,14 @@ def test_django_s_own_answers_have_the_shape_too(answer: Callable[..., Any], sta
 def test_a_host_that_is_not_ours_is_bad_request(api: Make) -> None:
     response = api("anna").get("me/", Host="evil.example")
     assert code_of(response) == (400, "bad_request")
+
+
+@pytest.mark.parametrize("path", ["/api/me/", "/", "/login/", "/healthz"])
+def test_a_host_that_is_not_ours_is_told_which_it_asked_for_and_which_setting_allows_it(db: None, path: str) -> None:
+    response = Client(headers={"host": "evil.example:8000"}).get(path)
+    assert code_of(response) == (400, "bad_request")
+    text = response.json()["error"]["text"]
+    assert "evil.example:8000" in text and "ALLOWED_HOSTS" in text
 
 
 def test_unknown_fields_are_refused(api: Make) -> None:

@@ -20,7 +20,7 @@ def test_the_script_of_curl_alone_in_the_readme_works(make_server: Callable[...,
     text = "set -eo pipefail\n" + script().replace("http://localhost:8000", server.url)
     environment = {"PATH": server.env["PATH"], "TOKEN": token}
     done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True, timeout=120)
-    server.stop()
+    server.kill()
     assert done.returncode == 0, done.stdout + done.stderr
     for shown in (
         "event: end_of_stream",

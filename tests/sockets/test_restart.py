@@ -23,7 +23,7 @@ QUICK = {
     "HEADRACE_SWEEP_S": "0.2",
     "HEADRACE_DRAIN_TURNS_S": "0.3",
     "HEADRACE_DRAIN_SOCKETS_S": "0.2",
-    "HEADRACE_PRIVATE_PROVIDERS": "on",
+    "HEADRACE_ALLOW_PRIVATE_PROVIDERS": "on",
 }
 FIRST = '{"fake": {"text": "First."}}'
 HANGS_ONCE = '{"fake": {"reasoning": "Hm.", "tokens": 100, "fault": "hang", "after": 30, "times": 1}}'

@@ -79,6 +79,12 @@ def quick_sweeps(bounds: Callable[..., None]) -> None:
     bounds(sweep_s=0.1)
 
 
+@pytest.fixture
+def unswept(bounds: Callable[..., None]) -> None:
+    """Of a server that starts after this: nobody sweeps while the test runs."""
+    bounds(sweep_s=3600)
+
+
 async def begun(tab: Tab, text: str = ENDLESS, **fields: Any) -> dict[str, Any]:
     """Say, and the reply, once the first token is shown."""
     reply = await tab.say(text, **fields)
@@ -925,6 +931,15 @@ async def test_deleted_flow_stops_its_turns_and_its_chats_stay_readable(modelled
     assert end["status"] == "stopped"
     messages = (await rest("GET", f"chats/{chat}/messages/"))["results"]
     assert done["message"] in messages and end["message"] in messages
+
+
+async def test_deleted_flow_stops_its_turns_at_once_without_a_sweep(unswept, modelled, tab, rest):
+    flow = await modelled()
+    async with tab(flow, new_chat()) as one:
+        running = await begun(one)
+        await rest("DELETE", f"flows/{flow.id}/")
+        assert (await one.until_ended(running["turn"]))["status"] == "stopped"
+        assert (await one.say("more"))["code"] == "flow_not_found"
 
 
 async def test_set_keeps_values_with_the_chat(modelled, tab):

@@ -1,12 +1,15 @@
 """The bridge: one hop, one transaction, repeated while locked, bounded, commands first."""
 
 import asyncio
+import itertools
 import sqlite3
 import threading
+from types import SimpleNamespace
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.db import OperationalError, connection, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from streams import database
 from streams.errors import WireError
@@ -183,3 +186,109 @@ def test_the_databases_clock_is_aware_and_may_be_asked_in_a_transaction():
     with transaction.atomic():
         assert database.now().utcoffset().total_seconds() == 0
     assert database.now() <= database.now()
+
+
+async def test_the_wait_of_a_command_is_judged_by_what_waits_and_how_long_jobs_took(monkeypatch, settings):
+    ticks = itertools.count()
+    monkeypatch.setattr(database, "time", SimpleNamespace(monotonic=lambda: next(ticks) * 0.1))
+    assert database.expected_wait_s() == 0
+    for _ in range(100):
+        await database.read(names)
+    gates = [Gate() for _ in range(settings.HEADRACE.database_threads)]
+    holding = [asyncio.create_task(database.read(gate, bound_s=10)) for gate in gates]
+    await until(gates[0].entered.is_set)
+    waiting = [asyncio.create_task(database.read(names, bound_s=10)) for _ in range(20)]
+    await asyncio.sleep(0)
+    assert database.expected_wait_s() > 0.2
+    for gate in gates:
+        gate.leave.set()
+    await asyncio.gather(*holding, *waiting)
+    assert database.expected_wait_s() == 0
+
+
+# ------------------------------------------------------------------------------------------- committed together
+
+sqlite_only = pytest.mark.skipif("connection.vendor != 'sqlite'", reason="only there writes are committed together")
+
+
+async def behind_a_gate(*calls: tuple) -> list:
+    """The outcomes of writes that wait together."""
+    gate = Gate()
+    holding = asyncio.create_task(database.read(gate, bound_s=10))
+    await until(gate.entered.is_set)
+    writing = [asyncio.create_task(database.write(fn, *args, bound_s=10)) for fn, *args in calls]
+    await asyncio.sleep(0)
+    gate.leave.set()
+    await holding
+    return await asyncio.gather(*writing, return_exceptions=True)
+
+
+@pytest.fixture
+def commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    counted: list[int] = []
+    commit = BaseDatabaseWrapper._commit
+    monkeypatch.setattr(BaseDatabaseWrapper, "_commit", lambda self: (counted.append(1), commit(self))[1])
+    return counted
+
+
+@sqlite_only
+async def test_writes_that_wait_together_are_committed_together(commits: list[int], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(database, "GROUP_S", 60)
+    assert await behind_a_gate(*((make, name) for name in "abcdef")) == list("abcdef")
+    assert len(commits) == 1
+    assert await database.read(names) == list("abcdef")
+
+
+@sqlite_only
+async def test_a_write_that_fails_among_others_is_undone_alone():
+    refusal = WireError("busy")
+    answers = await behind_a_gate((make, "a"), (make, "b", refusal), (make, "c"))
+    assert answers == ["a", refusal, "c"]
+    assert await database.read(names) == ["a", "c"]
+
+
+@sqlite_only
+async def test_a_write_that_fails_by_itself_is_done_once():
+    tries = []
+
+    def refused() -> None:
+        tries.append(1)
+        raise WireError("busy")
+
+    with pytest.raises(WireError, match="busy"):
+        await database.write(refused)
+    assert len(tries) == 1
+
+
+@sqlite_only
+async def test_a_group_that_cannot_be_committed_is_committed_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    failed = []
+    commit = BaseDatabaseWrapper._commit
+
+    def fail_once(self: BaseDatabaseWrapper) -> None:
+        if not failed:
+            failed.append(1)
+            raise OperationalError("disk I/O error")
+        commit(self)
+
+    monkeypatch.setattr(BaseDatabaseWrapper, "_commit", fail_once)
+    assert await behind_a_gate((make, "a"), (make, "b")) == ["a", "b"]
+    assert await database.read(names) == ["a", "b"]
+
+
+@sqlite_only
+async def test_a_read_among_writes_sees_only_what_is_committed():
+    answers = await behind_a_gate((make, "a"), (make, "b", WireError("busy")))
+    gate = Gate()
+    holding = asyncio.create_task(database.read(gate, bound_s=10))
+    await until(gate.entered.is_set)
+    writing = asyncio.create_task(database.write(make, "c"))
+    await asyncio.sleep(0)
+    reading = asyncio.create_task(database.read(lambda: (connection.in_atomic_block, names())))
+    await asyncio.sleep(0)
+    later = asyncio.create_task(database.write(make, "d"))
+    await asyncio.sleep(0)
+    gate.leave.set()
+    await asyncio.gather(holding, writing, later)
+    assert answers[0] == "a" and await reading == (False, ["a", "c"])
+    assert await database.read(names) == ["a", "c", "d"]

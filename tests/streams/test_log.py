@@ -365,10 +365,10 @@ async def test_a_batch_waits_while_the_server_is_frozen_and_is_written_once(
 
 async def test_a_writer_is_let_go_past_its_bound_and_a_reader_too(own_store: OwnStore, log: Log, chat: str, bounds):
     epoch = await epoch_of(log, chat)
-    bounds(redis_timeout_s=0.1, command_hop_s=0.3)
+    bounds(redis_timeout_s=0.1, command_hop_s=0.3, pending_events_s=0.3)
     own_store.freeze()
     with pytest.raises(WireError, match="unavailable"):
-        await log.append(batch(chat, epoch, TURN, 1, 1, "a"), give_up_s=0.3)
+        await log.append(batch(chat, epoch, TURN, 1, 1, "a"))
     with pytest.raises(WireError, match="unavailable"):
         await log.read(chat, 0)
     own_store.thaw()
@@ -444,3 +444,43 @@ async def test_a_caller_that_is_cancelled_leaves_no_answer_to_the_next(log: Log,
             read.cancel()
         assert await log.append(batch(chat, epoch, "", 0, 0, str(n))) == Appended(epoch, n + 2, n + 2)
         assert (await reads[3]).entries == [(1, b'{"seq":1,' + frame("connects"))]
+
+
+# ------------------------------------------------------------------------------------- trimming by bytes
+
+
+async def large(log: Log, chat: str, epoch: str, turn: str, n: int, *, ends: bool = False) -> None:
+    """Ten events of 1 KB in one batch."""
+    reply = await log.append(batch(chat, epoch, turn, 1, n, *(10 * ["x" * 1000]), ends=ends))
+    assert isinstance(reply, Appended)
+
+
+async def test_a_log_of_large_events_is_trimmed_by_its_bytes(log: Log, chat: str, bounds):
+    bounds(log_bytes=80_000)
+    epoch = await epoch_of(log, chat)
+    for number in range(40):
+        await large(log, chat, epoch, str(uuid.UUID(int=number)), 1, ends=True)
+    read = await log.read(chat, 0)
+    held = sum(len(frame) for _, frame in read.entries)
+    assert read.top == 400 and 80_000 <= held <= 80_000 + 2 * 11_000
+    assert [seq for seq, _ in read.entries] == list(range(read.first, 401))
+
+
+async def test_nothing_of_an_unfinished_turn_is_trimmed_by_bytes_before_it_ends(log: Log, chat: str, bounds):
+    bounds(log_bytes=80_000)
+    epoch = await epoch_of(log, chat)
+    await large(log, chat, epoch, OTHER, 1, ends=True)
+    for n in range(1, 31):
+        await large(log, chat, epoch, TURN, n)
+    assert (await log.read(chat, 0, limit=1)).first == 11
+    await large(log, chat, epoch, TURN, 31, ends=True)
+    read = await log.read(chat, 0)
+    assert read.top == 320 and sum(len(frame) for _, frame in read.entries) <= 80_000 + 2 * 11_000
+
+
+async def test_a_log_of_small_events_keeps_its_events_whatever_was_written_before(log: Log, chat: str, bounds):
+    bounds(log_bytes=80_000)
+    epoch = await epoch_of(log, chat)
+    for number in range(100):
+        await log.append(batch(chat, epoch, str(uuid.UUID(int=number)), 1, 1, *(10 * ["x"]), ends=True))
+    assert len((await log.read(chat, 0)).entries) >= 500

@@ -13,28 +13,36 @@ from streams.log import Log, Position
 from streams.pump import Pump, SlowReader
 from tests.clock import Clock, passed
 from tests.streams.conftest import batch
+from tests.streams.test_frames import payloads_of
 from tests.waiting import until
 
 
 class Peer:
     """A socket's other end: keeps what it reads, may stop reading, makes snapshots of the log's top."""
 
-    def __init__(self, hub: Hub, chat: str) -> None:
+    def __init__(self, hub: Hub, chat: str, is_ready_made: bool) -> None:
         self.hub, self.chat = hub, chat
         self.frames: list[bytes] = []
         self.reads = asyncio.Event()
         self.reads.set()
         self.counted: list[int] = []
         self.snapshots: list[Position] = []
-        self.pump = Pump(self.send, self, hub, self.snapshot)
+        self.pump = Pump(self.send, self, hub, self.snapshot, self.write if is_ready_made else None)
         self.task: asyncio.Task | None = None
 
     async def send(self, frame: bytes) -> None:
         await self.reads.wait()
         self.frames.append(frame)
 
-    def sent(self, nbytes: int) -> None:
-        self.counted.append(nbytes)
+    def write(self, data: bytes) -> bool:
+        """As a server that takes ready-made frames; one that does not read takes none."""
+        if self.reads.is_set():
+            self.frames += payloads_of(data)
+        return self.reads.is_set()
+
+    def sent(self, nbytes: int, frames: int = 1) -> None:
+        self.counted += [nbytes] if frames == 1 else [len(frame) for frame in self.frames[-frames:]]
+        assert sum(self.counted[-frames:]) == nbytes
 
     async def snapshot(self) -> tuple[bytes, Position]:
         read = await self.hub.log.read(self.chat, 0, limit=0)
@@ -52,9 +60,9 @@ async def ring(hub: Hub, chat: str) -> Ring:
     return await hub.watch(chat)
 
 
-@pytest.fixture
-async def peer(hub: Hub, chat: str) -> AsyncIterator[Peer]:
-    peer = Peer(hub, chat)
+@pytest.fixture(params=["by frame", "ready-made"])
+async def peer(hub: Hub, chat: str, request: pytest.FixtureRequest) -> AsyncIterator[Peer]:
+    peer = Peer(hub, chat, request.param == "ready-made")
     peer.task = asyncio.create_task(peer.pump.run())
     yield peer
     peer.task.cancel()
@@ -200,7 +208,7 @@ async def test_posts_keep_their_order_and_go_before_events_that_come_later(peer:
 
 async def test_posts_past_their_bound_end_it_as_a_slow_reader(hub: Hub, chat: str, bounds):
     bounds(unsent_bytes=1000)
-    peer = Peer(hub, chat)
+    peer = Peer(hub, chat, is_ready_made=False)
     peer.reads.clear()
     running = asyncio.create_task(peer.pump.run())
     for _ in range(30):
@@ -212,7 +220,7 @@ async def test_posts_past_their_bound_end_it_as_a_slow_reader(hub: Hub, chat: st
 
 async def test_one_post_always_goes_through(hub: Hub, chat: str, bounds):
     bounds(unsent_bytes=1000)
-    peer = Peer(hub, chat)
+    peer = Peer(hub, chat, is_ready_made=False)
     running = asyncio.create_task(peer.pump.run())
     peer.pump.post(b"x" * 5000)
     await until(lambda: peer.frames == [b"x" * 5000])
@@ -248,7 +256,7 @@ async def test_frames_and_bytes_are_counted_when_the_write_returned(peer: Peer, 
 
 async def test_one_send_that_takes_too_long_ends_it_as_a_slow_reader(hub: Hub, ring: Ring, log: Log, bounds):
     bounds(send_timeout_s=0.1)
-    peer = Peer(hub, ring.chat)
+    peer = Peer(hub, ring.chat, is_ready_made=False)
     peer.reads.clear()
     running = asyncio.create_task(peer.pump.run())
     peer.pump.follow(ring, ring.position)
@@ -265,7 +273,7 @@ def test_a_reader_that_is_only_slow_goes_on(settings):
     async def main() -> None:
         ring = Ring("chat", 100, 100_000)
         ring.reset("e", 20, [b'{"seq":%d,"type":"delta"}' % seq for seq in range(1, 21)])
-        peer = Peer(Hub(Log()), ring.chat)
+        peer = Peer(Hub(Log()), ring.chat, is_ready_made=False)
         send = peer.pump._send
 
         async def slowly(frame: bytes) -> None:
@@ -284,7 +292,7 @@ def test_a_reader_that_is_only_slow_goes_on(settings):
 
 
 async def test_a_slow_reader_falls_behind_and_others_do_not(peer: Peer, hub: Hub, ring: Ring, log: Log):
-    slow = Peer(hub, ring.chat)
+    slow = Peer(hub, ring.chat, is_ready_made=False)
     running = asyncio.create_task(slow.pump.run())
     for reader in (peer, slow):
         reader.pump.follow(ring, ring.position)
@@ -298,7 +306,7 @@ async def test_a_slow_reader_falls_behind_and_others_do_not(peer: Peer, hub: Hub
 
 
 async def test_what_send_raises_ends_it(hub: Hub, ring: Ring):
-    peer = Peer(hub, ring.chat)
+    peer = Peer(hub, ring.chat, is_ready_made=False)
 
     async def gone(frame: bytes) -> None:
         raise OSError("the peer has left")
@@ -323,7 +331,7 @@ async def test_without_an_ack_there_is_no_window(peer: Peer, ring: Ring, log: Lo
 
 async def test_a_full_window_pauses_and_an_ack_opens_it(hub: Hub, ring: Ring, log: Log, bounds):
     bounds(ack_window_bytes=5000)
-    peer = Peer(hub, ring.chat)
+    peer = Peer(hub, ring.chat, is_ready_made=False)
     told = []
     peer.pump.on_paused = told.append
     running = asyncio.create_task(peer.pump.run())
@@ -346,7 +354,7 @@ async def test_a_full_window_pauses_and_an_ack_opens_it(hub: Hub, ring: Ring, lo
 
 async def test_one_event_larger_than_the_window_goes_through(hub: Hub, ring: Ring, log: Log, bounds):
     bounds(ack_window_bytes=500)
-    peer = Peer(hub, ring.chat)
+    peer = Peer(hub, ring.chat, is_ready_made=False)
     running = asyncio.create_task(peer.pump.run())
     peer.pump.follow(ring, ring.position)
     peer.pump.ack(0)
@@ -359,7 +367,7 @@ async def test_one_event_larger_than_the_window_goes_through(hub: Hub, ring: Rin
 
 async def test_the_first_ack_counts_what_was_sent_after_it(hub: Hub, ring: Ring, log: Log, bounds):
     bounds(ack_window_bytes=5000)
-    peer = Peer(hub, ring.chat)
+    peer = Peer(hub, ring.chat, is_ready_made=False)
     running = asyncio.create_task(peer.pump.run())
     peer.pump.follow(ring, ring.position)
     await write(log, ring, 10, size=1000)
@@ -383,6 +391,7 @@ async def test_an_ack_of_what_was_never_sent_is_a_bad_frame(peer: Peer, ring: Ri
     peer.pump.ack(1)
 
 
+@pytest.mark.parametrize("peer", ["by frame"], indirect=True)
 async def test_an_ack_that_overtakes_the_servers_write_is_no_fault(peer: Peer, ring: Ring, log: Log):
     """The peer has the frame while the server still waits for room in its buffer."""
     arrived, drained = asyncio.Event(), asyncio.Event()

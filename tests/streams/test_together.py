@@ -24,6 +24,7 @@ from streams.log import Appended, Batch, Fenced, Log, NewEpoch, Position, channe
 from streams.pump import Pump, SlowReader
 from tests.clock import Clock, passed
 from tests.streams.network import Network, StepLink, Store
+from tests.streams.test_frames import payloads_of
 
 EXAMPLES = int(os.environ.get("TOGETHER_EXAMPLES", "200"))
 PHASES = [Phase.generate, Phase.shrink] if os.environ.get("TOGETHER_SHRINK") else [Phase.generate]
@@ -196,8 +197,9 @@ class Writer:
 class Reader:
     """A client that comes back by position. A snapshot counts as having seen everything up to it."""
 
-    def __init__(self, chat: str, truth: Truth) -> None:
+    def __init__(self, chat: str, truth: Truth, is_ready_made: bool) -> None:
         self.chat, self.truth = chat, truth
+        self.is_ready_made = is_ready_made  # its server takes ready-made frames
         self.position: Position | None = None
         self.always_acks = False
         self.reads = asyncio.Event()
@@ -220,7 +222,7 @@ class Reader:
         if self.pump is not None and self.position is not None:
             self.pump.ack(self.position.seq)
 
-    def sent(self, nbytes: int) -> None:
+    def sent(self, nbytes: int, frames: int = 1) -> None:
         pass
 
     async def _live(self, hub: Hub) -> None:
@@ -229,7 +231,8 @@ class Reader:
         except WireError:
             return
         try:
-            self.pump = Pump(self._send, self, hub, lambda: self._snapshot(hub))
+            write = self._write if self.is_ready_made else None
+            self.pump = Pump(self._send, self, hub, lambda: self._snapshot(hub), write)
             self.pump.follow(ring, self.position)
             await self.pump.run()
         finally:
@@ -240,8 +243,22 @@ class Reader:
         read = await hub.log.read(self.chat, 0, limit=0)
         return b'{"snapshot":"%b","top":%d}' % (read.epoch.encode(), read.top), Position(read.epoch, read.top)
 
+    def _write(self, data: bytes) -> bool:
+        if not self.reads.is_set():
+            return False
+        for frame in payloads_of(data):
+            self._take(frame)
+        if self.always_acks:
+            asyncio.get_running_loop().call_soon(self.ack)
+        return True
+
     async def _send(self, frame: bytes) -> None:
         await self.reads.wait()
+        self._take(frame)
+        if self.always_acks:
+            self.pump.ack(self.position.seq)
+
+    def _take(self, frame: bytes) -> None:
         before = self.position
         if snapshot := re.match(rb'\{"snapshot":"(\w+)","top":(\d+)', frame):
             self.position = Position(snapshot[1].decode(), int(snapshot[2]))
@@ -253,8 +270,6 @@ class Reader:
             expected = held[before.seq] if before.seq < len(held) else None
             if frame != expected:
                 self.truth.faults.append(f"{frame!r} after {before}, not {expected!r}")
-        if self.always_acks:
-            self.pump.ack(self.position.seq)
 
     def _take_failure(self) -> None:
         if self.task is None or self.task.cancelled():
@@ -274,7 +289,7 @@ class World:
         self.logs = [Log() for _ in range(WORKERS)]
         self.hubs = [Hub(log) for log in self.logs]
         self.writers = [Writer(log, chat, name, self.truth) for name, log in enumerate(self.logs)]
-        self.readers = [Reader(chat, self.truth) for _ in range(READERS)]
+        self.readers = [Reader(chat, self.truth, is_ready_made=number != 0) for number in range(READERS)]
 
     async def begin(self) -> None:
         for hub in self.hubs:

@@ -27,7 +27,7 @@ def web_server(make_server: Callable[..., HeadraceServer], fake_openai: str) -> 
         OPENAI_API_KEY="key",
         OPENAI_BASE_URL=fake_openai,
         OPENAI_MODEL="fake?echo=true&rate=400",
-        HEADRACE_PRIVATE_PROVIDERS="on",
+        HEADRACE_ALLOW_PRIVATE_PROVIDERS="on",
         # an answer that is held in the middle waits for the test, however slow the machine
         HEADRACE_PROVIDER_FIRST_TOKEN_S="600",
         HEADRACE_PROVIDER_BETWEEN_TOKENS_S="600",
@@ -85,6 +85,7 @@ def context(browser: Browser, web_server: HeadraceServer, cookies: list) -> Iter
     """Signed in as `demo`. At its end: nothing but our own server was asked, nothing was thrown."""
     watch = Watch(web_server.host)
     context = browser.new_context(base_url=web_server.url, viewport={"width": 1200, "height": 800})
+    context.set_default_timeout(60_000)  # a page may come slowly on a busy machine
     context.add_cookies(cookies)
     context.on("request", lambda request: watch.request(request.url))
     context.on("page", watch.page)

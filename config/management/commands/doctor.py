@@ -13,8 +13,6 @@ from websockets.sync.client import connect
 from config import startup
 from config.startup import Fault
 
-SOCKET_S = 5.0
-
 
 class Command(BaseCommand):
     help = "Checks data directory, secrets, database, migrations, Redis, users and a socket through the server."
@@ -66,10 +64,10 @@ def check_socket() -> None:
             additional_headers={"Authorization": f"Bearer {mint(user)}"},
             compression=None,
             proxy=None,
-            open_timeout=SOCKET_S,
-            close_timeout=SOCKET_S,
+            open_timeout=settings.HEADRACE.doctor_socket_s,
+            close_timeout=settings.HEADRACE.doctor_socket_s,
         ) as socket:
-            frame = str(socket.recv(timeout=SOCKET_S))
+            frame = str(socket.recv(timeout=settings.HEADRACE.doctor_socket_s))
     except ConnectionRefusedError:
         raise Fault(
             f"nothing listens on {where}; run: manage.py serve (or set HOST and PORT as the server has them)"

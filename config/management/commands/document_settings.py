@@ -61,13 +61,23 @@ def _table(rows: list[Field]) -> str:
 def _bounds() -> str:
     """One table for each group of `Bounds`, as its comments part them."""
     by_name = {row.variable: row for row in fields(Bounds, BOUND_PREFIX)}
+    said = _said()
     out = []
     for title, names in _groups():
         rows = [by_name[BOUND_PREFIX + name.upper()] for name in names]
-        lines = [f"| {title} | value | default |", "| --- | --- | --- |"]
-        lines += [f"| `{row.variable}` | {row.kind} | {_shown(row.default)} |" for row in rows]
+        lines = [f"| {title} | value | default | |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"| `{row.variable}` | {row.kind} | {_shown(row.default)} | {said.get(row.variable, '')} |" for row in rows
+        ]
         out.append("\n".join(lines))
     return "\n\n".join(out) + "\n"
+
+
+def _said() -> dict[str, str]:
+    """What the comment behind a bound says of it."""
+    lines = inspect.getsource(Bounds).splitlines()
+    pairs = [(line.split(":")[0].strip(), line.partition("  # ")[2]) for line in lines if "  # " in line]
+    return {BOUND_PREFIX + name.upper(): text for name, text in pairs}
 
 
 def _groups() -> list[tuple[str, list[str]]]:

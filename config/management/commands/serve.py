@@ -24,6 +24,7 @@ class Command(BaseCommand):
             sys.exit(serve.serve_alone(socket.socket(fileno=options["listener"]), options["life"]))
         try:
             startup.check_data_dir()
+            startup.check_host()
             listener = serve.listen(settings.HOST, settings.PORT)
             startup.check_database()
             startup.check_migrations()

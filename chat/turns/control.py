@@ -1,0 +1,60 @@
+"""Control messages between workers, by the channel layer: stop, a deleted chat or flow, lists.
+
+A layer may lose messages: what hangs on one is polled too.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+from channels.layers import get_channel_layer
+from django.conf import settings
+
+from streams import redis
+
+GROUP = "workers"
+
+log = structlog.get_logger("headrace.worker")
+
+
+class Control:
+    """`heed` acts on each message, whoever sent it: this worker's own at once. `others`: workers besides this one."""
+
+    def __init__(
+        self,
+        worker: str,
+        heed: Callable[[dict[str, Any]], None],
+        spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task],
+    ) -> None:
+        self.others = 0
+        self._worker, self._heed, self._spawn = worker, heed, spawn
+
+    def send(self, kind: str, **target: Any) -> None:
+        """To every worker, this one included. Each message names its target; who has it acts."""
+        message = {"kind": kind, **target}
+        self._heed(message)
+        if self.others:
+            self._spawn(self._to_others({"type": "control", "by": self._worker, **message}))
+
+    async def listen(self) -> None:
+        """The one task of this worker that listens to the layer. Ends by being cancelled."""
+        while True:
+            try:
+                layer = get_channel_layer()
+                channel = await layer.new_channel()
+                await layer.group_add(GROUP, channel)
+                while True:
+                    message = await layer.receive(channel)
+                    if message.get("by") != self._worker:
+                        self._heed(message)
+            except Exception:
+                log.warning("control_deaf", exc_info=True)
+                await asyncio.sleep(settings.HEADRACE.redis_timeout_s)
+
+    async def _to_others(self, message: dict[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(settings.HEADRACE.redis_timeout_s):
+                await get_channel_layer().group_send(GROUP, message)
+        except (OSError, TimeoutError, redis.Trouble) as error:
+            log.warning("control_lost", kind=message["kind"], reason=type(error).__name__)

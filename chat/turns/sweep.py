@@ -1,0 +1,107 @@
+"""A worker's duties towards all chats: say that it lives, take up what nobody runs, tell what nobody told, tidy up.
+
+Looks at turns, not at burials (docs: durability). Each row by itself: one that can't be dealt with keeps nobody from
+the others.
+"""
+
+import asyncio
+import functools
+import os
+import socket as sockets
+import time
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from django.conf import settings
+
+from chat.files import store as files
+from chat.turns import owed, reads, store
+from streams import database
+from streams import store as worker_store
+from streams.errors import WireError
+
+if TYPE_CHECKING:
+    from chat.turns.manager import ChatManager
+
+log = structlog.get_logger("headrace.worker")
+
+
+class Sweep:
+    """Of one manager's worker."""
+
+    def __init__(self, manager: "ChatManager") -> None:
+        self._manager = manager
+        self._seen_at = 0.0  # when a beat was last written, monotonic
+        self._judges_from = 0.0  # after an outage of the database nobody is judged dead before this
+
+    async def beat(self) -> None:
+        """Say that this worker lives; mark what it told."""
+        manager = self._manager
+        was_buried = await database.write(
+            functools.partial(
+                worker_store.beat,
+                manager.worker,
+                host=sockets.gethostname(),
+                pid=os.getpid(),
+                runs_turns=manager.runs_turns,
+                draining=manager.is_draining,
+            ),
+            is_beat=True,
+            until_done=self._seen_at > 0,  # the first one is tried once: a start does not wait for ever
+        )
+        if was_buried:
+            await manager.sessions.write_counters(all_live=True)
+        now = time.monotonic()
+        if self._seen_at and now - self._seen_at > settings.HEADRACE.dead_after_s:
+            self._judges_from = now + settings.HEADRACE.dead_after_s
+        self._seen_at = now
+        await manager.telling.mark_told()
+
+    async def sweep(self) -> None:
+        """Whatever nobody runs is taken, whatever is owed is told."""
+        manager = self._manager
+        now = time.monotonic()
+        if now < self._judges_from or now - self._seen_at > settings.HEADRACE.dead_after_s:
+            return  # who could not say that he lives does not judge who does
+        if manager.runner() and not manager.hub.is_degraded:
+            await self._claim()
+        others = await database.read(worker_store.live_workers) - {manager.worker}
+        manager.control.others = len(others)
+        for kind, id_ in await database.read(owed.owed_rows, others):
+            await self._try(manager.telling.tell_late(kind, id_), row=id_)
+        for chat, question in await database.read(reads.due_questions):
+            expires = manager.transact(chat, store.expire, chat, question, manager.runner())
+            await self._try(expires, row=question)
+        for flow in await database.read(reads.flows_deleted_with_turns):
+            await self._try(manager.end_turns_of_flow(flow), row=flow)
+        in_use = await database.read(reads.workers_in_use)
+        await database.write(worker_store.bury_idle, in_use)
+
+    async def purge(self) -> None:
+        """Debug and call chats past their day, commands past their week, files that no message names."""
+        for chat in await database.read(reads.past_chats):
+            await database.write(store.purge, chat, until_done=True)
+        await database.write(store.forget_commands, until_done=True)
+        await asyncio.to_thread(files.purge)
+
+    async def _claim(self) -> None:
+        """Take what nobody runs, until this worker is full."""
+        manager = self._manager
+        running = await database.read(reads.running_turns, manager.worker, settings.HEADRACE.turns_per_worker)
+        for turn, chat, attempt, worker in running:
+            if manager.has_in_hand(turn, attempt, chat):
+                continue
+            if not manager.runner():
+                return
+            is_lost = worker is not None  # a released turn is nobody's; one of this worker's own was left by a fault
+            claim = manager.transact(chat, store.claim, turn, chat, attempt, worker, manager.worker, is_lost)
+            await self._try(claim, row=turn)
+
+    async def _try(self, work: Coroutine[Any, Any, Any], row: str) -> None:
+        try:
+            await work
+        except WireError as error:
+            log.warning("row_left", row=row, code=error.code)
+        except Exception:
+            log.exception("row_left", row=row)
