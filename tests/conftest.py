@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import msgspec
 import pytest
 from django.conf import settings
@@ -17,6 +18,10 @@ from django.conf import settings
 from tests.server import ROOT, HeadraceServer, free_port
 from tests.waiting import until, wait_until
 from tests.wire import Socket, opened
+
+# How long an example takes says how busy the machine is. What never ends meets the time-out of its test.
+hypothesis.settings.register_profile("headrace", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("headrace")
 
 
 @pytest.fixture(scope="session")

@@ -290,7 +290,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=5000)
+@settings(max_examples=300)
 @given(JSON)
 def test_any_json_is_checked_without_an_exception(raw: Any) -> None:
     assert check(raw, KINDS, WORLD)
@@ -319,7 +319,7 @@ EDGE = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=500, deadline=5000)
+@settings(max_examples=500)
 @given(st.lists(NODE | SHAPED, max_size=6), st.lists(EDGE | SHAPED, max_size=8))
 def test_what_looks_like_a_graph_is_checked_without_an_exception(nodes: list[Any], edges: list[Any]) -> None:
     graph = {"schema": 1, "nodes": nodes, "edges": edges}

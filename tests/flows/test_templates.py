@@ -289,7 +289,7 @@ WORDS = st.sampled_from(
 )
 
 
-@settings(max_examples=500, deadline=5000)
+@settings(max_examples=500)
 @given(st.lists(WORDS, max_size=40).map(" ".join) | st.text(max_size=200))
 def test_any_text_renders_or_is_refused_by_one_error(source: str) -> None:
     try:
@@ -306,7 +306,7 @@ JSON = st.recursive(
 FILTERS = st.sampled_from(sorted(templates.FILTERS))
 
 
-@settings(max_examples=500, deadline=5000)
+@settings(max_examples=500)
 @given(JSON, FILTERS, st.lists(JSON, max_size=2))
 def test_any_filter_on_any_value_answers_or_is_refused(value: Any, name: str, arguments: list[Any]) -> None:
     given_ = ", ".join(f"x.a[{index}]" for index in range(len(arguments)))
