@@ -14,6 +14,10 @@ for a new one: the page makes the UUID), `title`, and `config`, to be given to t
 `{flow: {id, slug, name, icon, online, editable, deleted} | null, chat: id | null, title, user: {id, name, locale},
 api: "/api/", socket: "/chat/<flow id>", csrf: token for the header X-CSRFToken, version, languages: [[code, name]]}`.
 
+`edit.html` (`/edit/<flow id>/`, who may edit): `flow` (a Flow row), `config` as above with, besides,
+`providers: {slug: [model, …]}`: what graphs may name, and `admin`: the flow's page for operators, null for others. The
+draft itself is read by REST.
+
 `/logout/` takes POST (Django's LogoutView) and goes to `/login/`. Static text for scripts is at `/jsi18n/`.
 `404.html` and `500.html` are Django's own names.
 """
@@ -27,6 +31,7 @@ from django.db import DatabaseError, connection
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.middleware.csrf import get_token
 from django.shortcuts import render
+from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
@@ -34,6 +39,7 @@ from accounts import rights, tokens
 from accounts.tokens import Identity
 from chat.models import Chat
 from chat.turns import manager
+from flows import providers
 from flows import store as flows
 from flows.models import Flow
 from streams import redis
@@ -75,6 +81,21 @@ def chat_page(request: HttpRequest, chat: uuid.UUID) -> HttpResponse:
     if row is None or row.flow is None:
         raise Http404
     return _chat_page(request, _identity(request), row.flow, row)
+
+
+@require_safe
+@login_required
+@never_cache
+def edit_page(request: HttpRequest, ref: str) -> HttpResponse:
+    identity = _identity(request)
+    flow = flows.find_flow(ref)
+    if flow is None or not rights.can_edit(identity, flow):
+        raise Http404
+    known = {slug: list(models) for slug, models in providers.world().providers.items()}
+    admin_page = reverse("admin:flows_flow_change", args=[flow.id]) if identity.is_staff else None
+    config = page_config(request, identity, flow) | {"providers": known, "admin": admin_page}
+    context = {"flow": flow, "config": config}
+    return render(request, "edit.html", context)
 
 
 def _chat_page(request: HttpRequest, identity: Identity, flow: Flow, chat: Chat | None) -> HttpResponse:

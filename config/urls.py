@@ -65,6 +65,7 @@ urlpatterns = [
     path("", views.flow_list, name="flows"),
     path("f/<slug:slug>/", views.new_chat, name="new_chat"),
     path("c/<uuid:chat>/", views.chat_page, name="chat"),
+    path("edit/<str:ref>/", views.edit_page, name="edit"),
     path(
         "login/",
         LoginView.as_view(template_name="login.html", authentication_form=LoginForm, redirect_authenticated_user=True),

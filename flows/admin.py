@@ -190,6 +190,10 @@ class FlowAdmin(admin.ModelAdmin):
     def status_shown(self, row: Flow) -> str:
         return lists.badge("online" if row.is_online else "offline", row.get_status_display())
 
+    def view_on_site(self, row: Flow) -> str:
+        """The flow's own editor."""
+        return reverse("edit", args=[row.pk])
+
     @admin.display(description=gettext_lazy("version"))
     def version(self, row: Flow) -> str:
         return lists.page_of(row.published, f"v{row.published.number}") if row.published else "–"

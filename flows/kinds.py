@@ -15,12 +15,15 @@ from flows import templates
 from flows.context import Context
 from flows.graph import Fault, Inspection, Name, Read, fault
 from flows.templates import TemplateError
+from streams import names
 from streams.sentences import Sentence, SentenceError
 from streams.sentences import noop as _
 
 # A field of a text with `{{ … }}` in it, and one of any JSON whose texts are such.
 Template = Annotated[str, msgspec.Meta(extra_json_schema={"format": "template"})]
 Values = Annotated[Any, msgspec.Meta(extra_json_schema={"format": "templates"})]
+# A text that names a branch which the node may choose.
+Branch = Annotated[str, msgspec.Meta(pattern=rf"^{names.ID}$(?!\n)", extra_json_schema={"format": "branch"})]
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -91,8 +94,9 @@ class Kind:
     """A kind of node.
 
     `outputs`: names, or a function of the fields. `branches`: what it may choose, by its fields. `optional`:
-    branches that need no edge. `passes`: an edge without a branch takes what has no edge of its own. `check`:
-    faults beyond types, as (field, `Sentence`). `names`: what is named outside of the graph. `sets`: variables.
+    branches that need no edge. `always`: branches that no field names. `passes`: an edge without a branch takes what
+    has no edge of its own. `check`: faults beyond types, as (field, `Sentence`). `names`: what is named outside of the
+    graph. `sets`: variables.
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class Kind:
         title: str,
         outputs: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = (),
         branches: Callable[[Any], tuple[str, ...]] = lambda fields: (),
+        always: tuple[str, ...] = (),
         optional: frozenset[str] = frozenset(),
         passes: bool = True,
         check: Callable[[Any], Iterator[tuple[str, str]]] = lambda fields: iter(()),
@@ -116,6 +121,7 @@ class Kind:
         self.fields = fields
         self.run = run
         self.title = title
+        self.always = always
         self.optional = optional
         self.passes = passes
         self.is_start = is_start
@@ -149,7 +155,7 @@ class Kind:
             tags,
             names=self._names(fields),
             outputs=self._outputs(fields) if callable(self._outputs) else self._outputs,
-            branches=self._branches(fields),
+            branches=(*self._branches(fields), *self.always),
             sets=self._sets(fields),
         )
 
@@ -160,7 +166,9 @@ class Kind:
             "title": str(self.title),
             "schema": msgspec.json.schema(self.fields),
             "outputs": None if callable(self._outputs) else list(self._outputs),
+            "branches": list(self.always),
             "optional_branches": sorted(self.optional),
+            "passes": self.passes,
             "is_start": self.is_start,
             "is_end": self.is_end,
         }

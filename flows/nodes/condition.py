@@ -9,15 +9,14 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import gettext_noop
 
 from flows.conditions import ConditionError, When, faults, holds
-from flows.kinds import Kind, NodeContext, NodeError, Outcome, register
-from streams import names
+from flows.kinds import Branch, Kind, NodeContext, NodeError, Outcome, register
 from streams.sentences import Sentence
 
 ELSE = "else"
 
 
 class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    branch: Annotated[str, msgspec.Meta(pattern=rf"^{names.ID}$(?!\n)")]
+    branch: Branch
     when: When
 
 
@@ -35,7 +34,7 @@ def check(fields: Fields) -> Iterator[tuple[str, str]]:
 
 
 def branches(fields: Fields) -> tuple[str, ...]:
-    return (*dict.fromkeys(case.branch for case in fields.cases), ELSE)
+    return tuple(dict.fromkeys(case.branch for case in fields.cases))
 
 
 async def run(fields: Fields, ctx: NodeContext) -> Outcome:
@@ -57,6 +56,7 @@ register(
         title=_("Condition"),
         outputs=("branch",),
         branches=branches,
+        always=(ELSE,),
         passes=False,
         check=check,
     )

@@ -26,8 +26,8 @@ class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `prompt` may be a text or the `messages` of a prompt. With a `schema` the answer is one JSON object: `data`.
     """
 
-    provider: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-    model: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    provider: Annotated[str, msgspec.Meta(min_length=1, max_length=64, extra_json_schema={"format": "provider"})]
+    model: Annotated[str, msgspec.Meta(max_length=200, extra_json_schema={"format": "model"})] = ""
     system: Template = ""
     prompt: Template = "{{ input.text }}"
     files: bool = True

@@ -9,9 +9,8 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import gettext_noop
 
 from flows import schemas
-from flows.kinds import Kind, NodeContext, Outcome, Template, register
+from flows.kinds import Branch, Kind, NodeContext, Outcome, Template, register
 from flows.templates import text_of
-from streams import names
 from streams.sentences import Sentence
 
 EXPIRED = "expired"
@@ -19,7 +18,7 @@ DECLINED = "declined"
 
 
 class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    id: Annotated[str, msgspec.Meta(pattern=rf"^{names.ID}$(?!\n)")]
+    id: Branch
     label: Template
 
 

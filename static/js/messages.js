@@ -263,7 +263,7 @@ class Answer {
     tools.push(copyButton(() => this.actions.linkTo(this.item), gettext("Copy the message's address"), "link"));
     if (item.role !== "assistant") return tools;
     if (!item.isClosed) tools.push(iconButton("redo", gettext("Answer anew"), () => this.actions.regenerate(item)));
-    tools.push(...this.feedback.buttons);
+    if (this.actions.rate) tools.push(...this.feedback.buttons);
     const wasCut = item.status === "stopped" && textOf(item.parts) && !item.isClosed;
     if (wasCut) tools.push(button(gettext("Go on"), () => this.actions.goOn(), false, "last-only"));
     return tools;

@@ -46,6 +46,23 @@ def test_signing_in_and_out(anna: User) -> None:
     assert client.get("/").status_code == 302
 
 
+def test_editor_is_there_for_those_who_may_edit(page: Client, anna: User, make_flow: MakeFlow) -> None:
+    bert = User.objects.create_user("bert", password="bert")
+    mine, his = make_flow(anna, "Mine"), make_flow(bert, "His")
+    shown = page.get(f"/edit/{mine.id}/")
+    config = config_of(shown)
+    assert shown.status_code == 200 and config["flow"]["id"] == str(mine.id) and config["admin"] is None
+    assert "providers" in config
+    assert page.get(f"/edit/{his.id}/").status_code == 404
+    assert page.get("/edit/nothing/").status_code == 404
+    assert Client().get(f"/edit/{mine.id}/")["Location"] == f"/login/?next=/edit/{mine.id}/"
+    bert.is_staff = True
+    bert.save()
+    staff = Client()
+    staff.force_login(bert)
+    assert config_of(staff.get(f"/edit/{mine.id}/"))["admin"] == f"/admin/flows/flow/{mine.id}/change/"
+
+
 def test_signing_in_leads_nowhere_else(anna: User) -> None:
     form = {"username": "anna", "password": "a password", "next": "https://evil.example/"}
     assert Client().post("/login/", form)["Location"] == "/"

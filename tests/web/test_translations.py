@@ -1,4 +1,4 @@
-"""Every sentence of the chat page speaks every language, with its names kept."""
+"""Every sentence of the pages speaks every language, with its names kept."""
 
 import re
 from pathlib import Path
@@ -12,13 +12,13 @@ from tests.server import ROOT
 NAMES = re.compile(r"%\(\w+\)s|\{\w+\}|%d")
 CALLS = re.compile(r"""n?gettext\(\s*("(?:[^"\\]|\\.)*")""")
 TEMPLATES = re.compile(r"""\{% translate (?:"([^"]+)"|'([^']+)') %\}""")
-PAGES = ("base", "chat", "flows", "login", "404", "500", "sign_out")
+PAGES = ("base", "chat", "edit", "flows", "login", "404", "500", "sign_out")
 
 
 def modules() -> set[Path]:
-    """What the chat page's module imports, and what those import."""
+    """What the pages' modules import, and what those import."""
     found: set[Path] = set()
-    todo = [ROOT / "static/js/chat.js"]
+    todo = [ROOT / "static/js" / f"{name}.js" for name in ("chat", "editor", "flows")]
     while todo:
         module = todo.pop()
         if module in found or "vendor" in module.parts:
@@ -41,7 +41,7 @@ def said_by_templates() -> set[str]:
 
 @pytest.mark.parametrize("language", ["de", "zh_Hans"])
 @pytest.mark.parametrize(("domain", "said"), [("djangojs", said_by_modules), ("django", said_by_templates)])
-def test_each_sentence_of_the_chat_page_is_translated(language: str, domain: str, said) -> None:
+def test_each_sentence_of_the_pages_is_translated(language: str, domain: str, said) -> None:
     with (LOCALE / language / "LC_MESSAGES" / f"{domain}.po").open("rb") as lines:
         catalogue = read_po(lines)
     known = {entry.id if isinstance(entry.id, str) else entry.id[0] for entry in catalogue if entry.id and entry.string}
