@@ -90,7 +90,8 @@ class Decoder:
             self._name = value.decode("utf-8", "replace")
 
     def _hold_bounds(self) -> None:
-        if self._partial_bytes > self._max_line:
+        mark = len(BOM) if self._is_first_line else 0  # which goes before the line is judged
+        if self._partial_bytes > self._max_line + mark:
             self.fault = "a line is too long"
         elif self._data and sum(map(len, self._data)) + len(self._data) - 1 > self._max:
             self.fault = "an event is too long"

@@ -1,6 +1,6 @@
 """The decoder of server-sent events: what comes out does not depend on how the bytes were cut."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from providers.sse import Decoder, Event
@@ -44,6 +44,7 @@ def test_any_bytes_cut_anywhere_give_the_same_events(data, at):
     assert fed([bytes([byte]) for byte in data]) == fed([data])
 
 
+@example(b"\xef\xbb\xbf" * 3 + b"data:x\xef\xbb\xbf\n\n", [16])
 @given(SSE_BYTES, st.lists(st.integers(min_value=0), max_size=20))
 def test_bounds_cut_at_the_same_event_however_the_bytes_are_cut(data, at):
     assert fed(cut(data, at), max_event_bytes=6) == fed([data], max_event_bytes=6)

@@ -187,7 +187,13 @@ async def test_row_04_nan_and_lone_surrogates(talk: Talk, literal: str) -> None:
     await talk.goes_on()
 
 
-@pytest.mark.parametrize("number", ["1" + "0" * 30, "-" + "9" * 400, "18446744073709551616", "1e300"])
+@pytest.mark.parametrize("number", ["1" + "0" * 30, "-" + "9" * 400, "18446744073709551616"])
+async def test_row_04_whole_numbers_of_more_than_64_bits(talk: Talk, number: str) -> None:
+    await talk.refuses("bad_frame", '{"type":"ping","t":' + number + "}")
+    await talk.goes_on()
+
+
+@pytest.mark.parametrize("number", ["9223372036854775807", "-9223372036854775808", "1e300"])
 async def test_row_04_large_numbers_come_back(talk: Talk, number: str) -> None:
     await talk.socket.connection.send('{"type":"ping","t":' + number + "}")
     assert (await talk.socket.until("pong", "error")) == {"type": "pong", "t": json.loads(number)}
@@ -558,7 +564,7 @@ async def test_row_20_fields_of_another_form(talk: Talk, bounds: Bounds) -> None
             ("seq", {"type": "ack", "seq": -1}),
             ("seq", {"type": "ack", "seq": 1.5}),
             ("seq", {"type": "ack", "seq": "1"}),
-            ("seq", {"type": "ack", "seq": 10**30}),
+            (None, {"type": "ack", "seq": 10**30}),
             ("seq", {"type": "ack", "seq": 1}),
             ("token", {"type": "auth"}),
             ("token", {"type": "auth", "token": 1}),

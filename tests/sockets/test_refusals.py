@@ -363,7 +363,7 @@ async def test_refusal_speaks_the_user_s_language(house: House, german: None, wi
         assert refused.frame["text"] == sentence
 
 
-@pytest.mark.parametrize("locale", ["", "xx", "en-" + "x" * 600, "x" * 600, "../../etc", "%00", "en&locale=de"])
+@pytest.mark.parametrize("locale", ["", "xx", "en-" + "x" * 600, "x" * 600, "../../etc", "%00", "xx&locale=yy"])
 async def test_language_that_nobody_speaks_is_passed_over(house: House, locale: str) -> None:
     await house.admits(GOOD + "&locale=" + locale)
     refused = await refusal(house.open("/chat/{nobody}?chat_id={fresh}&locale=" + locale))
