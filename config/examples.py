@@ -70,6 +70,16 @@ VERSION = {
     "published": True,
 }
 COUNTERS = {"bytes_sent": 5120, "bytes_recv": 96, "chunks_sent": 41, "chunks_recv": 2}
+TURN_NODE = {
+    "node": "hello",
+    "visit": 1,
+    "kind": "message",
+    "title": "",
+    "state": "end",
+    "ms": 2,
+    "output": {"text": "Hello"},
+    "error": None,
+}
 SESSION = {
     "id": ID,
     "user": PERSON,
@@ -130,7 +140,9 @@ SHAPES: dict[str, Any] = {
         "title": "Message",
         "schema": {"$ref": "#/$defs/Fields", "$defs": {"Fields": {"type": "object"}}},
         "outputs": ["text"],
+        "branches": [],
         "optional_branches": [],
+        "passes": True,
         "is_start": False,
         "is_end": False,
     },
@@ -161,6 +173,7 @@ SHAPES: dict[str, Any] = {
     "Said": {"message": ID, "turn": OTHER, "answer": THIRD, "queued": False},
     "Answered": {"question": ID, "turn": OTHER},
     "Stopped": {"turn": OTHER},
+    "TurnNode": TURN_NODE,
     "Turn": {
         "id": THIRD,
         "chat": ID,
@@ -171,6 +184,7 @@ SHAPES: dict[str, Any] = {
         "version": 3,
         "skill": "flow",
         "parts": MESSAGE["parts"],
+        "nodes": [TURN_NODE],
         "question": None,
         "data": None,
         "usage": None,

@@ -139,13 +139,18 @@ class VersionGraph(Version):
 
 
 class NodeKind(msgspec.Struct):
-    """`schema`: JSON Schema of its fields. `outputs` is null where they depend on the fields."""
+    """`schema`: JSON Schema of its fields. `outputs` is null where they depend on the fields.
+
+    `branches`: those that no field names. `passes`: an edge without a branch takes what no branch took.
+    """
 
     kind: str
     title: str
     schema: dict[str, Any]
     outputs: list[str] | None
+    branches: list[str]
     optional_branches: list[str]
+    passes: bool
     is_start: bool
     is_end: bool
 
@@ -212,6 +217,19 @@ class Stopped(msgspec.Struct):
     turn: str
 
 
+class TurnNode(msgspec.Struct):
+    """A step, as its last `node` event told it."""
+
+    node: str
+    visit: int
+    kind: str
+    title: str
+    state: Literal["start", "end", "error"]
+    ms: int | None
+    output: Any
+    error: str | None
+
+
 class Turn(msgspec.Struct):
     id: str
     chat: str
@@ -222,6 +240,7 @@ class Turn(msgspec.Struct):
     version: int | None
     skill: str
     parts: list[Part]
+    nodes: list[TurnNode]
     question: QuestionEvent | None
     data: Any
     usage: dict[str, Any] | None

@@ -88,7 +88,7 @@ async def test_fifty_random_cuts_in_one_answer_lose_and_double_nothing(modelled,
     assert text_of(view.last_shown) == model.seen.requests[0].text
     said = f"{in_mid_answer} while the provider was sending, {len(seen)} events"
     print(f"\n{CUTS} cuts, {said}")  # noqa: T201
-    assert in_mid_answer > CUTS / 2
+    assert in_mid_answer > CUTS / 10, "the model must not be done before its reader is"
 
 
 async def test_any_position_of_a_finished_answer_resumes_exactly(modelled, live, tab, anna, token_of):

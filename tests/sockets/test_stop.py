@@ -163,7 +163,7 @@ async def test_stop_while_it_waits_lets_the_queue_go_on(modelled, model, tab):
         await one.until_ended(first["turn"])
         asked = await one.until("question")
     assert asked["turn"] == second["turn"]
-    assert [len(request.sent) for request in model.seen.requests] == [50, 5]
+    assert [len(request.sent) for request in model.seen.requests] == [200, 5]
 
 
 @pytest.mark.parametrize("what", ["an ended turn", "nothing that runs", "an unknown turn"])
