@@ -20,7 +20,13 @@ from tests.waiting import wait_until
 from tests.wire import Socket, opened
 
 # How long an example takes says how busy the machine is. What never ends meets the time-out of its test.
-hypothesis.settings.register_profile("headrace", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# HYPOTHESIS=random looks for new examples; without it a run is the same as the one before.
+hypothesis.settings.register_profile(
+    "headrace",
+    deadline=None,
+    derandomize=os.environ.get("HYPOTHESIS") != "random",
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("headrace")
 
 
