@@ -79,7 +79,7 @@ def run(url: str, token: str, max_s: int, examples: int, phases: str) -> subproc
             "-H", f"Authorization: Bearer {token}", "--checks", CHECKS, "--exclude-path-regex", LEFT_OUT,
             "--phases", phases, "-n", str(examples), "--max-time", str(max_s), "--request-timeout", "60",
             "--continue-on-failure", "--suppress-health-check", "all", "--generation-database", "none", "--no-color",
-            "--warnings", "off",
+            "--warnings", "off", "--seed", "1",
         ]  # fmt: skip
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=max_s + 240)
 

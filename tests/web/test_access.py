@@ -99,6 +99,7 @@ def test_chat_with_a_question_and_a_doubt(page: Page):
     expect(page.locator("[data-said] button").first).to_be_visible()
     assert faults(page) == []
     page.get_by_role("button", name="Send all the same").click()
+    expect(answers(page, "stopped")).to_be_visible()  # its question with it
     page.get_by_role("button", name="Decline").click()
     expect(page.locator(".question.open textarea")).to_be_visible()
     page.locator(".question.open textarea").fill("Ada")
