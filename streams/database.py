@@ -33,7 +33,6 @@ T = TypeVar("T")
 # By how many seconds a job stands behind commands that come now: nothing waits for ever, the beat for nothing.
 COMMAND, BACKGROUND, BEAT = 0.0, 2.0, -60.0
 LONGEST_PAUSE_S = 3.0
-LATEST_SHARE = 0.05  # of what a job took in the mean
 GROUP_JOBS = 64
 GROUP_S = 0.01  # what a group runs for before it is committed, the last of its jobs apart
 # What SQLite says when another writer is at it, or the disk is away; other operational errors of it are faults.
@@ -72,11 +71,6 @@ def now() -> datetime:
     with connection.cursor() as cursor:
         cursor.execute("SELECT clock_timestamp()")
         return cursor.fetchone()[0].astimezone(UTC)
-
-
-def expected_wait_s() -> float:
-    """How long a command that comes now is likely to wait for its thread."""
-    return 0.0 if _pool is None else _pool.expected_wait_s()
 
 
 def close() -> None:
@@ -185,11 +179,8 @@ class _Job:
             self.on_return()
 
 
-def _run_together(first: _Job, another: Callable[[float, int], "_Job | None"]) -> int:
-    """`first` and what waits behind it in one transaction; returns how many they were.
-
-    Where one of them fails, each is done again by itself.
-    """
+def _run_together(first: _Job, another: Callable[[float, int], "_Job | None"]) -> None:
+    """`first` and what waits behind it in one transaction. Where one of them fails, each is done again by itself."""
     group: list[tuple[_Job, Any, BaseException | None]] = []
     job: _Job | None = first
     began = time.monotonic()
@@ -207,10 +198,9 @@ def _run_together(first: _Job, another: Callable[[float, int], "_Job | None"]) -
         else:
             for alone, _, _ in group:
                 alone.run()
-        return max(len(group), 1)
+        return
     for loop in {job.loop for job, _, _ in group}:
         _answer(loop, [done for done in group if done[0].loop is loop])
-    return len(group)
 
 
 def _answer(loop: asyncio.AbstractEventLoop, done: list[tuple[_Job, Any, BaseException | None]]) -> None:
@@ -242,7 +232,6 @@ class _Threads:
 
     def __init__(self, count: int, is_grouping: bool) -> None:
         self._is_grouping = is_grouping
-        self._job_s = 0.0  # of late, the commit's share in it
         self._next: _Job | None = None  # taken while a group was made, and not for it
         self._jobs: queue.PriorityQueue = queue.PriorityQueue()
         self._ages = itertools.count()
@@ -256,9 +245,6 @@ class _Threads:
             job.is_back = True
             raise WireError("unavailable")
         self._jobs.put((time.monotonic() + priority, next(self._ages), job))
-
-    def expected_wait_s(self) -> float:
-        return self._jobs.qsize() * self._job_s / len(self._threads)
 
     def close(self) -> None:
         for _ in self._threads:
@@ -274,12 +260,10 @@ class _Threads:
             if job is None:
                 connections.close_all()
                 return
-            began, count = time.monotonic(), 1
             if self._is_grouping and job.is_atomic:
-                count = _run_together(job, self._another)
+                _run_together(job, self._another)
             else:
                 job.run()
-            self._job_s += LATEST_SHARE * ((time.monotonic() - began) / count - self._job_s)
 
     def _another(self, began: float, count: int) -> _Job | None:
         """One more for a group, if one waits and it may grow."""
