@@ -22,11 +22,15 @@ def pin(pid: int, cores: set[int]) -> None:
 
 
 def used_s(pid: int) -> float:
-    """CPU seconds of a process so far; nanoseconds fine where the kernel says so. 0 where it has gone."""
+    """CPU seconds of a process so far, of threads that have ended too. 0 where it has gone.
+
+    Nanoseconds fine where the kernel says so and all threads still live: those that ended count in ticks alone.
+    """
     try:
-        return sum(int(task.joinpath("schedstat").read_text().split()[0]) for task in _tasks(pid)) / 1e9
+        fine_s = sum(int(task.joinpath("schedstat").read_text().split()[0]) for task in _tasks(pid)) / 1e9
     except (OSError, IndexError):
-        return _used_in_ticks_s(pid)
+        fine_s = 0.0
+    return max(fine_s, _used_in_ticks_s(pid))
 
 
 def _tasks(pid: int) -> list[Path]:

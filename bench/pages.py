@@ -113,7 +113,7 @@ def _one(chance: random.Random, number: int, at: Any, user: Any, flow: Flow, wor
     said = Message(id=_id(chance), chat=chat, role="user", parts=[_part(f"About {title}?")], created=at)
     has_failed = chance.random() < 0.05
     turn = Turn(
-        id=_id(chance), chat=chat, number=1, input=said.id, answer=_id(chance), version_id=flow.published_id,
+        id=_id(chance), chat=chat, user=user, number=1, input=said.id, answer=_id(chance), version_id=flow.published_id,
         state="error" if has_failed else "done", attempt=1, created=at, running_at=at,
         ended_at=at + timedelta(seconds=chance.uniform(1, 30)), first_token_ms=int(chance.lognormvariate(6, 0.6)),
         usage={"input_tokens": chance.randint(50, 4000), "output_tokens": chance.randint(10, 900), "model": "bench"},

@@ -39,8 +39,13 @@ class Chat(Owing):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     kind = models.CharField(_("kind"), max_length=8, choices=Kind.choices, default=Kind.CHAT)
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="chats", verbose_name=_("user"))
-    flow = models.ForeignKey("flows.Flow", models.PROTECT, null=True, related_name="chats", verbose_name=_("flow"))
+    # Foreign keys without an index of their own are led by one of those below: each costs a page at every begin.
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="chats", verbose_name=_("user"), db_index=False
+    )
+    flow = models.ForeignKey(
+        "flows.Flow", models.PROTECT, null=True, related_name="chats", verbose_name=_("flow"), db_index=False
+    )
     graph = models.JSONField(null=True, blank=True)  # a debug chat's copy of the build
     title = models.CharField(_("title"), max_length=200, blank=True)
     head = models.UUIDField(_("shown leaf"), null=True, blank=True)  # the leaf that is shown; may name an answer to be
@@ -50,7 +55,7 @@ class Chat(Owing):
     locale = models.CharField(_("language"), max_length=16, blank=True)
     deleted = models.BooleanField(_("deleted"), default=False)
     created = models.DateTimeField(_("created"), auto_now_add=True)
-    last_turn_at = models.DateTimeField(_("last turn"), auto_now_add=True, db_index=True)
+    last_turn_at = models.DateTimeField(_("last turn"), auto_now_add=True)
 
     class Meta:
         verbose_name = _("chat")
@@ -73,7 +78,7 @@ class Message(models.Model):
         NOTICE = "notice", _("notice")
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    chat = models.ForeignKey(Chat, models.CASCADE, related_name="messages")
+    chat = models.ForeignKey(Chat, models.CASCADE, related_name="messages", db_index=False)
     parent = models.UUIDField(null=True, blank=True)  # may name the answer of a turn that has not ended
     role = models.CharField(max_length=16, choices=Role.choices)
     parts = models.JSONField(default=list)
@@ -81,7 +86,7 @@ class Message(models.Model):
     status = models.CharField(max_length=8, default="done")
     client_id = models.CharField(max_length=64, blank=True)
     feedback = models.JSONField(null=True, blank=True)
-    created = models.DateTimeField(db_index=True)
+    created = models.DateTimeField()
 
     class Meta:
         verbose_name = _("message")
@@ -124,7 +129,8 @@ class Command(models.Model):
 
 class Turn(Owing):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    chat = models.ForeignKey(Chat, models.CASCADE, related_name="turns", verbose_name=_("chat"))
+    chat = models.ForeignKey(Chat, models.CASCADE, related_name="turns", verbose_name=_("chat"), db_index=False)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+", db_index=False)  # the chat's
     number = models.PositiveIntegerField(_("number"))
     input = models.UUIDField()  # the user's message
     answer = models.UUIDField(default=uuid.uuid4)  # the message to be
@@ -164,6 +170,7 @@ class Turn(Owing):
         indexes = [
             models.Index(fields=["worker"], condition=Q(state__in=sorted(ACTIVE)), name="turn_active"),
             models.Index(fields=["told"], condition=Q(told=False), name="turn_owed"),
+            models.Index(fields=["user"], condition=Q(state=TurnState.RUNNING.value), name="turn_running_of_user"),
             models.Index(fields=["state", "running_at"]),
             models.Index(fields=["-created", "-id"]),
             models.Index(fields=["state", "-created", "-id"], name="turn_newest_of_state"),

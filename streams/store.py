@@ -74,7 +74,7 @@ UPDATE streams_streamsession AS s SET
   chunks_recv = v.chunks_recv, bytes_recv = v.bytes_recv, last_seen = %s,
   ended = CASE WHEN v.ends = 1 THEN {moment} END, close_code = v.close_code, close_reason = v.close_reason
 FROM (SELECT {columns} FROM {rows}) AS v
-WHERE s.id = v.id AND s.worker = {owner} AND (s.ended IS NULL OR s.close_reason = %s)
+WHERE s.id = v.id AND {owns} AND (s.ended IS NULL OR s.close_reason = %s)
 """
 _COLUMNS = (
     ("id", "uuid"),
@@ -92,13 +92,13 @@ _WRITE = {
         moment="%s",
         columns=", ".join(f"json_extract(value, '$[{i}]') AS {name}" for i, (name, _) in enumerate(_COLUMNS)),
         rows="json_each(%s)",
-        owner="%s",
+        owns="+s.worker = %s",  # the plus: found by id, not by worker, which would look at all rows for each row
     ),
     "postgresql": _SET.format(
         moment="%s::timestamptz",
         columns=", ".join(f"(value->>{i})::{kind} AS {name}" for i, (name, kind) in enumerate(_COLUMNS)),
         rows="json_array_elements(%s::json)",
-        owner="%s::uuid",
+        owns="s.worker = %s::uuid",
     ),
 }
 

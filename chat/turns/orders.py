@@ -67,7 +67,7 @@ class RunOrder(msgspec.Struct, frozen=True, kw_only=True):
     ran_ms: int
     usage: dict[str, Any] | None
     answered: protocol.Answered | None = None
-    titled: protocol.ChatEvent | None = None  # what the chat's row owes since this begin
+    titled: protocol.ChatEvent | None = None  # what the chat's row owes
     fate: str | None = None
     is_resumed: bool = False
 

@@ -1,9 +1,17 @@
 """What a row owes clients, as events for the log. Reads only; `chat/turns/store.py` marks them told."""
 
+import uuid
+
 from chat import protocol, shapes
 from chat.models import Chat, Message, Turn
 from chat.turns.orders import Owed, RunOrder
 from chat.turns.states import UNENDED, TurnState
+from streams.prepared import Select
+
+_CHAT = Select(lambda id: Chat.objects.filter(id=id, told=False).defer("graph", "vars"), uuid.UUID)
+_TURN = Select(
+    lambda id: Turn.objects.filter(id=id, told=False).select_related("version").defer("version__graph"), uuid.UUID
+)
 
 
 def owed_rows(others: set[str], limit: int = 200) -> list[tuple[str, str]]:
@@ -16,11 +24,11 @@ def owed_rows(others: set[str], limit: int = 200) -> list[tuple[str, str]]:
 def owed_event(kind: str, id_: str) -> Owed | None:
     """What the row owes as it stands now; null where it was told meanwhile."""
     if kind == "chat":
-        chat = Chat.objects.filter(id=id_, told=False).first()
+        chat = _CHAT.one(uuid.UUID(id_))
         if chat is None:
             return None
         return Owed(kind=kind, id=id_, rev=chat.rev, chat=id_, attempt=0, events=[shapes.chat_event(chat)], ends=False)
-    turn = Turn.objects.select_related("version").filter(id=id_, told=False).first()
+    turn = _TURN.one(uuid.UUID(id_))
     if turn is None:
         return None
     return Owed(

@@ -57,9 +57,7 @@ _QUEUED = Select(
     ),
     uuid.UUID,
 )
-_RUNNING_OF = Select(
-    lambda user: Turn.objects.filter(chat__user_id=user, state=TurnState.RUNNING.value).only("id"), int
-)
+_RUNNING_OF = Select(lambda user: Turn.objects.filter(user_id=user, state=TurnState.RUNNING.value).only("id"), int)
 _COMMAND = Select(lambda scope, command: Command.objects.filter(scope=scope, command=command), uuid.UUID, str)
 
 
@@ -130,10 +128,9 @@ def begin_turn(begin: Begin) -> Outcome:
     }
     _keep_command(chat.id, begin.command, body_hash, outcome.reply, at)
     if runs_now and begin.worker:
-        outcome.run = _order(turn, chat, message)
-        if outcome.owes_chat:  # the run tells it along with its own events
-            outcome.run = msgspec.structs.replace(outcome.run, titled=shapes.chat_event(chat))
-            outcome.owes_chat = False
+        outcome.run = _order(turn, chat, message, is_titled=outcome.owes_chat)
+    if runs_now:
+        outcome.owes_chat = False  # the run tells it along with its own events, here or where it is claimed
     _list(chat, TurnState.RUNNING if runs_now else _active_state(chat), outcome)
     return outcome
 
@@ -184,6 +181,7 @@ def _new_turn(
     """The turn, queued as yet; a fresh message becomes its own."""
     turn = Turn(
         chat=chat,
+        user_id=chat.user_id,
         number=chat.last_number + 1,
         input=message.id,
         version=version,
@@ -799,7 +797,7 @@ def claim(turn_id: str, chat_id: str, attempt: int, seen_worker: str | None, wor
     elif turn.takeovers > settings.HEADRACE.max_takeovers:
         fate = "worker_lost"
     message = chat.messages.get(id=turn.input)
-    order = _order(turn, chat, message)
+    order = _order(turn, chat, message, is_titled=not chat.told)
     return Outcome(run=msgspec.structs.replace(order, fate=fate, is_resumed=True))
 
 
@@ -837,7 +835,8 @@ def mark_told(rows: list[tuple[str, str, int]]) -> None:
 # ------------------------------------------------------------------------------------------------ parts
 
 
-def _order(turn: Turn, chat: Chat, message: Message) -> RunOrder:
+def _order(turn: Turn, chat: Chat, message: Message, *, is_titled: bool = False) -> RunOrder:
+    """`is_titled`: the run tells what the chat's row owes."""
     version = turn.version
     is_first = turn.attempt == 1
     steps = [] if is_first else list(turn.steps.order_by("id"))
@@ -868,6 +867,7 @@ def _order(turn: Turn, chat: Chat, message: Message) -> RunOrder:
         nodes=turn.nodes,
         ran_ms=turn.ran_ms,
         usage=turn.usage,
+        titled=shapes.chat_event(chat) if is_titled else None,
         is_resumed=not is_first,
     )
 

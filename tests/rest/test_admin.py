@@ -35,6 +35,7 @@ def fill(user: User, name: str) -> None:
     said = Message.objects.create(chat=chat, role="user", parts=[], created=now)
     turn = Turn.objects.create(
         chat=chat,
+        user=user,
         number=1,
         input=said.id,
         version=version,

@@ -151,7 +151,9 @@ def test_a_branch_may_end_in_an_answer_that_is_being_written(api: Make, make_flo
     anna = api("anna")
     chat = new_chat(anna.user, make_flow(anna.user))
     said = say(chat, "said")
-    turn = Turn.objects.create(chat=chat, number=1, input=said.id, state="running", created=timezone.now())
+    turn = Turn.objects.create(
+        chat=chat, user=anna.user, number=1, input=said.id, state="running", created=timezone.now()
+    )
     rows = anna.get(f"chats/{chat.id}/messages/?branch={turn.answer}").json()["results"]
     assert [row["id"] for row in rows] == [str(said.id)]
 

@@ -69,8 +69,9 @@ def make_things(owner: Any) -> dict[str, str]:
     answer = Message.objects.create(chat=chat, role="assistant", parts=[], parent=said.id, created=now)
     inputs = {"user": {"id": str(owner.pk), "name": "x"}, "now": "2026-01-01T00:00:00Z", "vars": {}}
     turn = Turn.objects.create(
-        chat=chat, number=1, input=said.id, state="waiting", attempt=1, version=version, created=now, inputs=inputs
-    )
+        chat=chat, user=owner, number=1, input=said.id, state="waiting", attempt=1, version=version, created=now,
+        inputs=inputs,
+    )  # fmt: skip
     question = Question.objects.create(
         turn=turn, key="ask:ask#1:1", part="1.ask#1", text="?", expires=now + timedelta(days=1)
     )

@@ -227,7 +227,7 @@ def test_figures_are_links_to_the_rows_they_count(page: Client, chief: User) -> 
     Turn.objects.filter(pk=turn.pk).update(first_token_ms=700)
     for number, code in ((2, "provider_timeout"), (3, "provider_timeout"), (4, "flow_error")):
         Turn.objects.create(
-            chat=turn.chat, number=number, input=turn.input, state="error", created=timezone.now(),
+            chat=turn.chat, user=chief, number=number, input=turn.input, state="error", created=timezone.now(),
             error={"code": code}, first_token_ms=100 * number,
         )  # fmt: skip
     context = page.get("/admin/").context
@@ -309,7 +309,7 @@ def test_a_transcript_shows_one_branch_its_turns_and_the_way_to_the_others(page:
     second = message(chat, "assistant", "The second answer.", asked)
     for number, answer in ((1, first), (2, second)):
         Turn.objects.create(
-            chat=chat, number=number, input=asked.id, answer=answer.id, state="done", created=timezone.now()
+            chat=chat, user=chief, number=number, input=asked.id, answer=answer.id, state="done", created=timezone.now()
         )
     Chat.objects.filter(pk=chat.pk).update(head=second.id)
     path = f"/admin/chat/chat/{chat.pk}/change/"

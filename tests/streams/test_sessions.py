@@ -55,6 +55,21 @@ async def test_an_address_that_is_none_is_left_out(sessions: Sessions, address: 
     assert (await database.read(rows))[session.id].address is None
 
 
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="PostgreSQL joins by a hash; SQLite has only loops")
+async def test_each_session_is_found_by_its_id_not_among_all_of_its_worker(sessions: Sessions):
+    session = await sessions.open(user=None)
+
+    def plan() -> str:
+        with CaptureQueriesContext(connection) as captured:
+            store.write_sessions(WORKER, [session.row()])
+        [written] = [query["sql"] for query in captured if query["sql"].lstrip().startswith("UPDATE")]
+        with connection.cursor() as cursor:
+            cursor.execute("EXPLAIN QUERY PLAN " + written)
+            return " / ".join(row[3] for row in cursor.fetchall())
+
+    assert "SEARCH s USING INDEX sqlite_autoindex_streams_streamsession_1 (id=?)" in await database.read(plan)
+
+
 async def test_counters_of_many_sessions_are_written_in_one_statement(sessions: Sessions):
     opened = [await sessions.open(user=None) for _ in range(50)]
     for n, session in enumerate(opened):
