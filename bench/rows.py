@@ -50,7 +50,7 @@ def paced(bench: Bench) -> list[Row]:
     """Turns at 50 tokens a second: how long each token is on its way."""
     rows = []
     window = bench.pick(8, 1)
-    for turns, p50, p99 in bench.some((200, 1, 5), (400, None, 25)):
+    for turns, p50, p99 in bench.some((100, 1, 5), (200, 1, 5), (400, None, 25)):
         turns = int(bench.pick(turns, turns / 40))
 
         def of(name: str, turns: int = turns) -> Callable:
@@ -153,13 +153,15 @@ def accept(bench: Bench) -> list[Row]:
             line("p99", "ms", measured, "p99_ms", p99_goals),
             line("accepted a second", "/s", measured, "per_s", rate_goals),
         ]
-        refused = sum(int(r.figures.get("refused", 0)) for r in measured["headrace"])
+        refused, failed = (
+            sum(int(r.figures.get("refused", 0)) for r in measured[name]) for name in ("headrace", "layer")
+        )
         notes = [
             f"closed loop of {senders}, {count:,} says, each in a fresh chat; bare: a frame in, one transaction of the "
             "same four rows through the ORM, a frame out; layer: DRF POST with the same rows, no log-in; headrace: "
             "HEADRACE_TURNS=off, so that only accepting is measured; whole turns: say, run, store and end, then the "
             "next say",
-            f"refused as busy or unavailable, of all says of headrace: {refused}",
+            f"refused as busy or unavailable, of all says of headrace: {refused}; answered 500 by layer: {failed}",
             busy_note(measured),
         ]
         title = f"From `say` to `ok`, {senders} sender{'s' * (senders > 1)}"
