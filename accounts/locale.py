@@ -21,8 +21,8 @@ def choose(*wishes: str, accept: str = "") -> str:
 
 
 def sentence(error: WireError, locale: str) -> str:
-    """The catalogue's sentence, or its own, and the cause where one is known (that one is not translated)."""
+    """The catalogue's sentence, or its own, and the cause where one is known."""
     with translation.override(locale or settings.LANGUAGE_CODE):
         text = told(error.text or error.entry.text, gettext)
-    cause = str(error.extra.get("cause", "")).strip()
+        cause = told(error.extra.get("cause", ""), gettext).strip()
     return f"{text} ({cause.rstrip('.')})" if cause else text

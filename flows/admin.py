@@ -20,7 +20,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from accounts import lists
 from flows import build, providers, store
 from flows.api import check_provider, faults_json
-from flows.changes import changes
+from flows.diff import Diff, EdgeChange, diff
 from flows.models import Flow, FlowVersion, Provider
 from streams.errors import WireError
 from streams.models import StreamSession
@@ -341,7 +341,7 @@ class FlowVersionAdmin(lists.ReadOnlyAdmin):
         row = FlowVersion.objects.filter(id=id_).first() if id_ else None
         if row is not None and self.has_view_permission(request, row):
             before = FlowVersion.objects.filter(flow=row.flow_id, number__lt=row.number).order_by("-number").first()
-            more = {"before": before, "changes": changes(before.graph, row.graph) if before else []}
+            more = {"before": before, "changes": _shown(diff(before.graph, row.graph)) if before else []}
         return super().change_view(request, object_id, form_url, {**more, **(extra_context or {})})
 
     @admin.display(description=gettext_lazy("version"), ordering="created")
@@ -355,6 +355,28 @@ class FlowVersionAdmin(lists.ReadOnlyAdmin):
     @admin.display(description=gettext_lazy("graph"))
     def graph_json(self, row: FlowVersion) -> str:
         return lists.pretty(row.graph)
+
+
+def _shown(found: Diff) -> list[dict[str, Any]]:
+    """For the page: `name` of the node, or empty for the edges; `how`; `lines` of field, before and after."""
+    nodes = [
+        {"name": node.id, "how": node.change, "lines": [_line(f.field, f.before, f.after) for f in node.fields]}
+        for node in found.nodes
+    ]
+    edges = [_line("", *((_way(edge), "") if edge.change == "removed" else ("", _way(edge)))) for edge in found.edges]
+    return [*nodes, {"name": "", "how": "changed", "lines": edges}] if edges else nodes
+
+
+def _line(field: str, before: Any, after: Any) -> dict[str, str]:
+    return {"field": field, "before": _as_text(before), "after": _as_text(after)}
+
+
+def _as_text(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else pretty(value)
+
+
+def _way(edge: EdgeChange) -> str:
+    return f"{edge.start} → {edge.to}" + (f" ({edge.branch})" if edge.branch else "")
 
 
 class ProviderForm(forms.ModelForm):

@@ -17,6 +17,8 @@ class FieldChange(msgspec.Struct, frozen=True):
 
 
 class NodeChange(msgspec.Struct, frozen=True):
+    """`fields`: those that differ; of a node that came or went, all."""
+
     id: str
     kind: str
     title: str
@@ -46,22 +48,22 @@ def _nodes(before: dict[str, Any], after: dict[str, Any]) -> list[NodeChange]:
     for name in sorted(before.keys() | after.keys()):
         shown = after.get(name, before.get(name))
         kind, title = str(shown.get("kind", "")), str(shown.get("title", ""))
-        if name not in before:
-            changes.append(NodeChange(name, kind, title, "added"))
-        elif name not in after:
-            changes.append(NodeChange(name, kind, title, "removed"))
-        elif fields := _fields(before[name], after[name]):
-            changes.append(NodeChange(name, kind, title, "changed", fields))
+        change: Change = "added" if name not in before else "removed" if name not in after else "changed"
+        fields = _fields(before.get(name), after.get(name))
+        if fields or change != "changed":
+            changes.append(NodeChange(name, kind, title, change, fields))
     return changes
 
 
-def _fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[FieldChange, ...]:
+def _fields(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> tuple[FieldChange, ...]:
     old, new = _flat(before), _flat(after)
     names = sorted(old.keys() | new.keys())
     return tuple(FieldChange(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name))
 
 
-def _flat(node: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(node: Mapping[str, Any] | None) -> dict[str, Any]:
+    if node is None:
+        return {}
     fields = node.get("fields")
     own = {"kind": node.get("kind"), "title": node.get("title", "")}
     return (dict(fields) if isinstance(fields, Mapping) else {}) | own

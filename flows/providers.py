@@ -106,7 +106,8 @@ def _price(value: Any) -> float:
 def wire_error(error: ProviderError) -> WireError:
     """The catalogue's error for a provider's; `cause` is what the provider's server said or did, in a line."""
     extra = {} if error.retry_after is None else {"retry_after": error.retry_after}
-    return WireError(CODES[error.kind], cause=error.text, **extra)
+    values = {name: sentence_of(item) if isinstance(item, SetupError) else item for name, item in error.values.items()}
+    return WireError(CODES[error.kind], cause=Sentence(error.id, **values), **extra)
 
 
 def world() -> World:

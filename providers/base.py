@@ -23,12 +23,25 @@ class SetupError(ValueError):
 
 
 class ProviderError(Exception):
-    """`retry_after` in seconds; `text` never holds a key, a token or a body that might echo one."""
+    """`retry_after` in seconds. `id`: a message id of gettext, `values` fill it; `text`: both, in English.
 
-    def __init__(self, kind: ErrorKind, text: str, *, is_retryable: bool = False, retry_after: float | None = None):
-        super().__init__(f"{kind}: {text}")
+    None of them ever holds a key, a token or a body that might echo one.
+    """
+
+    def __init__(
+        self,
+        kind: ErrorKind,
+        id: str,
+        values: dict[str, Any] | None = None,
+        *,
+        is_retryable: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
         self.kind = kind
-        self.text = text
+        self.id = id
+        self.values = values or {}
+        self.text = id.format(**self.values)
+        super().__init__(f"{kind}: {self.text}")
         self.is_retryable = is_retryable
         self.retry_after = retry_after
 

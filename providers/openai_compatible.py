@@ -20,6 +20,7 @@ import msgspec
 
 from providers.address import AddressRefused, PublicResolver, check_url
 from providers.base import Chunk, ErrorKind, LLMMessage, LLMRequest, ProviderError, Usage
+from providers.base import noop as _
 from providers.sse import Decoder
 
 BACKOFF_S = 0.5  # doubles with each attempt, with jitter
@@ -108,9 +109,11 @@ class OpenAICompatible:
         try:
             check_url(self._base_url, self._allow_private)
         except ValueError as reason:
-            raise ProviderError("bad_request", f"The server's address is not allowed: {reason}.") from None
+            raise ProviderError(
+                "bad_request", _("The server's address is not allowed: {reason}."), {"reason": reason}
+            ) from None
         if not (self._key.isascii() and self._key.isprintable()):
-            raise ProviderError("auth", "The key holds characters that no key has.")
+            raise ProviderError("auth", _("The key holds characters that no key has."))
         headers = {
             "Content-Type": "application/json",
             "Accept": "text/event-stream",
@@ -191,7 +194,7 @@ def encode(request: LLMRequest, max_tokens_name: str = "max_tokens") -> bytes:
     try:
         return msgspec.json.encode(body)
     except UnicodeEncodeError:
-        raise ProviderError("bad_request", "The request holds half a character.") from None
+        raise ProviderError("bad_request", _("The request holds half a character.")) from None
 
 
 def _content(message: LLMMessage) -> Any:
@@ -219,22 +222,22 @@ def is_strict(schema: Any) -> bool:
 
 def refusal(status: int, code: str, retry_after: float | None = None) -> ProviderError:
     """The error that an answer other than a stream stands for. `code`: the vendor's word, never shown."""
-    said = f"The server answered {status}."
+    said, values = _("The server answered {status}."), {"status": status}
     if status in (401, 403):
-        return ProviderError("auth", said)
+        return ProviderError("auth", said, values)
     if status == 429:
         is_retryable = code not in ("insufficient_quota", "billing_hard_limit_reached")
-        return ProviderError("rate_limited", said, is_retryable=is_retryable, retry_after=retry_after)
+        return ProviderError("rate_limited", said, values, is_retryable=is_retryable, retry_after=retry_after)
     if status in (408, 504):
-        return ProviderError("timeout", said, is_retryable=True, retry_after=retry_after)
+        return ProviderError("timeout", said, values, is_retryable=True, retry_after=retry_after)
     if status >= 500 or status in (409, 425):
-        return ProviderError("unavailable", said, is_retryable=True, retry_after=retry_after)
+        return ProviderError("unavailable", said, values, is_retryable=True, retry_after=retry_after)
     if status >= 400:
         is_refused = code in ("content_filter", "content_policy_violation", "cyber_policy_violation")
-        return ProviderError("refused" if is_refused else "bad_request", said)
+        return ProviderError("refused" if is_refused else "bad_request", said, values)
     if status >= 300:
-        return ProviderError("protocol", f"The server answered {status}; redirects are not followed.")
-    return ProviderError("protocol", "The server did not answer with a stream of events.")
+        return ProviderError("protocol", _("The server answered {status}; redirects are not followed."), values)
+    return ProviderError("protocol", _("The server did not answer with a stream of events."))
 
 
 def pause_before_retry(error: ProviderError, attempt: int) -> float:
@@ -339,7 +342,7 @@ class _Reading:
             try:
                 event = _decode(sent.data)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                self._fail("protocol", "The server sent an event that is not of the dialect.")
+                self._fail("protocol", _("The server sent an event that is not of the dialect."))
                 break
             if event.error is not None:
                 self._fail(*_kind_of(event.error))
@@ -361,7 +364,7 @@ class _Reading:
                         tokens += 1
                 if choice.finish_reason:
                     if choice.finish_reason in FAILED_FINISH:
-                        self._fail("unavailable", "The server failed in mid-answer.")
+                        self._fail("unavailable", _("The server failed in mid-answer."))
                     else:
                         finish = self._finish = FINISH.get(choice.finish_reason, "stop")
             if self.error:
@@ -369,9 +372,9 @@ class _Reading:
         if self.is_whole:
             pass
         elif self._sse.fault:
-            self._fail("protocol", f"The server sent too much: {self._sse.fault}.")
+            self._fail("protocol", _("The server sent too much: {fault}."), {"fault": self._sse.fault})
         elif self._bytes_left < 0:
-            self._fail("protocol", "The server sent too much: the answer is too long.")
+            self._fail("protocol", _("The server sent too much: the answer is too long."))
         if not (tokens or usage or finish):
             return None
         return Chunk(
@@ -388,17 +391,17 @@ class _Reading:
         if self._finish or self.is_whole:
             self.is_whole = True
         elif isinstance(reason, _OutOfPatience):
-            self._fail("timeout", "The server sent no token in time.")
+            self._fail("timeout", _("The server sent no token in time."))
         else:
-            self._fail("cut", "The answer ended without its end mark.")
+            self._fail("cut", _("The answer ended without its end mark."))
 
     def last(self) -> Chunk | None:
         """What is still to be said once the stream is whole: its finish, where the server named none."""
         return None if self._finish else Chunk(finish="stop")
 
-    def _fail(self, kind: ErrorKind, text: str) -> None:
+    def _fail(self, kind: ErrorKind, id: str, values: dict[str, Any] | None = None) -> None:
         self.error = self.error or ProviderError(
-            kind, text, is_retryable=kind in ("unavailable", "rate_limited", "timeout", "cut")
+            kind, id, values, is_retryable=kind in ("unavailable", "rate_limited", "timeout", "cut")
         )
 
 
@@ -415,12 +418,12 @@ def _kind_of(error: Any) -> tuple[ErrorKind, str]:
     """An error object in mid-stream. Vendors agree on nothing but that it is there."""
     words = {str(error.get(name)) for name in ("code", "type", "status")} if isinstance(error, dict) else set()
     if words & {"429", "rate_limit_exceeded", "rate_limit_error", "tokens", "requests"}:
-        return "rate_limited", "The server has too much to do."
+        return "rate_limited", _("The server has too much to do.")
     if words & {"401", "403", "invalid_api_key", "authentication_error", "permission_error"}:
-        return "auth", "The server refused the key in mid-answer."
+        return "auth", _("The server refused the key in mid-answer.")
     if words & {"content_filter", "content_policy_violation"}:
-        return "refused", "The server refused to go on."
-    return "unavailable", "The server reported an error in mid-answer."
+        return "refused", _("The server refused to go on.")
+    return "unavailable", _("The server reported an error in mid-answer.")
 
 
 async def _error_code(response: aiohttp.ClientResponse) -> str:
@@ -436,16 +439,16 @@ async def _error_code(response: aiohttp.ClientResponse) -> str:
 
 def _not_reached(error: Exception) -> ProviderError:
     if isinstance(error, TimeoutError):
-        return ProviderError("timeout", "The server did not answer in time.", is_retryable=True)
+        return ProviderError("timeout", _("The server did not answer in time."), is_retryable=True)
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, AddressRefused):
-        return ProviderError("bad_request", "The server's address is not allowed: it is not public.")
+        return ProviderError("bad_request", _("The server's address is not allowed: it is not public."))
     if isinstance(error, aiohttp.ClientSSLError):
-        return ProviderError("unavailable", "The server's certificate is not good.")
+        return ProviderError("unavailable", _("The server's certificate is not good."))
     if isinstance(error, ValueError):
-        return ProviderError("bad_request", "The server's address is malformed.")
+        return ProviderError("bad_request", _("The server's address is malformed."))
     if isinstance(error, (aiohttp.ClientConnectionError, OSError)):
-        return ProviderError("unavailable", "The server cannot be reached.", is_retryable=True)
-    return ProviderError("protocol", "The server did not answer in HTTP.")
+        return ProviderError("unavailable", _("The server cannot be reached."), is_retryable=True)
+    return ProviderError("protocol", _("The server did not answer in HTTP."))
 
 
 # Time, ends, and the sessions that all share.

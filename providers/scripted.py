@@ -119,7 +119,7 @@ class Scripted:
             await asyncio.sleep(fault.wait_s)
             raise ProviderError(
                 fault.kind,
-                "The script has it so.",
+                _("The script has it so."),
                 is_retryable=fault.kind in RETRYABLE,
                 retry_after=fault.retry_after,
             )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from chat.turns.manager import ChatManager
 
 COMMANDS_WAITING = 64
+EARLY_FRAMES = 64
 CLOSE_S = 2.0
 WINDOW_S = 60
 
@@ -87,7 +88,8 @@ class ChatClient:
         self.pump = Pump(self._send_text, session, manager.hub, self._snapshot, write)
         self.pump.on_paused = lambda is_paused: session.move(StreamState.PAUSED if is_paused else StreamState.STREAMING)
         self._pumping: asyncio.Task | None = None
-        self._early: list[bytes] | None = []  # what others post before the greeting is out
+        # What others post before the greeting is out; none of it is worth more than the newest.
+        self._early: deque[bytes] | None = deque(maxlen=EARLY_FRAMES)
         self._send = send
         self._waiting: asyncio.Queue[protocol.CommandFrame] = asyncio.Queue(COMMANDS_WAITING)
         self._rate = Bucket(bounds.commands_per_s, bounds.commands_burst)

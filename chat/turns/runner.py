@@ -5,7 +5,6 @@ write says that the turn is another's. What its handler did with an effect is ke
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -15,46 +14,36 @@ import msgspec
 import structlog
 from django.conf import settings
 from django.utils import translation
-from django.utils.translation import gettext_noop as _
 
 from chat import protocol, shapes
 from chat.files import store as files
 from chat.snapshot import parts_in_log
-from chat.turns import orders, owed, reads, store
+from chat.turns import handed, orders, owed, reads, store
+from chat.turns import usage as usages
 from chat.turns.canonical import hash_of
+from chat.turns.history import messages_of
+from chat.turns.journal import Journal
 from chat.turns.nodes import Nodes
 from chat.turns.outbox import Lost, Outbox, part_events
+from chat.turns.parts import Parts
+from chat.turns.shown import Shown
 from chat.turns.states import TurnState
 from flows import build, handlers, providers
 from flows.context import (
     Answer,
     ChatView,
-    FileView,
     FlowView,
     InputView,
     LLMCall,
     LLMResult,
     Suspend,
     UserView,
-    with_files,
 )
 from providers.base import LLMMessage, LLMRequest, ProviderError
 from providers.base import Usage as ProviderUsage
 from streams import database
 from streams.errors import WireError
 from streams.log import Appended, Batch, Fenced, Log
-from streams.numbers import check_numbers
-
-OUTPUT_BYTES = 4096
-EVENT_SPARE_BYTES = 1024  # what else an event holds besides what a handler gives it
-NOT_JSON = _("A result of the flow is not JSON.")
-TOO_LARGE_DATA = _("What the flow ends with is too large.")
-TOO_LARGE_VARS = _("The chat's variables are too large.")
-TOO_LARGE_STEP = _("The result of a step is too large.")
-TOO_LARGE_PART = _("What a part of the answer holds besides its text is too large.")
-TOO_LARGE_EVENT = _("What a handler sends is too large for one event.")
-TOO_LARGE_QUESTION = _("The question is too large for one event.")
-_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # escaped, not a backslash before "u0000"
 
 
 class Signal:
@@ -72,17 +61,6 @@ class Signal:
 
     def set(self) -> None:
         self._event.set()
-
-
-class _OpenPart(msgspec.Struct):
-    """A part of the answer as the run builds it: `texts` joined are its text."""
-
-    part: protocol.Part
-    texts: list[str]
-    is_open: bool
-
-    def whole(self) -> protocol.Part:
-        return msgspec.structs.replace(self.part, text="".join(self.texts))
 
 
 class Run:
@@ -113,28 +91,18 @@ class Run:
         self._ending = asyncio.Event()  # the handler is to end: stopped, or its turn is lost
         self._is_over = False  # the handler had its time to end, and did not: what it still calls is refused
         self._outbox = Outbox(log, order.chat, order.turn, order.attempt, epoch, self._restate, self._on_lost)
-        self._parts: list[_OpenPart] = []
+        scope = f"{order.skill}#1"
+        self._parts = Parts(order.turn, order.number, scope, self._bounds.answer_bytes, self._outbox)
+        self._journal = Journal(order.kept, order.answers)
         self._handler_task: asyncio.Task | None = None
         self._lost: Lost | None = None
         self._log_line = structlog.get_logger("headrace.turn").bind(
             chat=order.chat, turn=order.turn, attempt=order.attempt
         )
-        self._answer_bytes = 0
         self._output_bytes = 0  # of nodes, shown
-        self._began = time.monotonic()
-        self._first_token_ms: int | None = None
-        self._usage = _usage_of(order.usage)
-        # journal
-        self._unused = set(order.kept) | set(order.answers)
-        self._calls: dict[tuple[str, str], int] = {}
-        self._pending: orders.PendingStep | None = None
-        self._kept_parts = 0
-        self._step_from: int | None = None  # where the parts of the step that is being done begin
-        # the scope that parts and keys are named after
-        self._scope = f"{order.skill}#1"
-        self._scope_parts: dict[str, int] = {}
+        self._usage = None if order.usage is None else msgspec.convert(order.usage, protocol.Usage)
         self._node: tuple[str, int, str, str, float] | None = None
-        self._nodes = Nodes(order.nodes, settings.HEADRACE.turn_nodes, settings.HEADRACE.turn_nodes_bytes)
+        self._nodes = Nodes(order.nodes, self._bounds.turn_nodes, settings.HEADRACE.turn_nodes_bytes)
         # ctx
         inputs = order.inputs
         self.user = UserView(id=inputs["user"]["id"], name=inputs["user"]["name"])
@@ -146,7 +114,7 @@ class Run:
         self.stream = _Stream(self)
         self.log = self._log_line
         self.flow: FlowView  # set when the run begins
-        self._adopt(shapes.parts_of(order.parts))
+        self._parts.adopt(shapes.parts_of(order.parts))
 
     # ------------------------------------------------------------------------------------------ life
 
@@ -180,10 +148,10 @@ class Run:
             await self._raise_fence()
         if self.order.fate and (delivered := await self._delivered()) is not None:
             self._parts.clear()
-            self._adopt(delivered)
+            self._parts.adopt(delivered)
         if self.order.answered is not None:
             self._outbox.put(self.order.answered)
-        self._outbox.put(self._turn_start([part.whole() for part in self._parts]))
+        self._outbox.put(self._turn_start(self._parts.now()))
         if self.order.titled is not None:
             self._outbox.put(self.order.titled)
 
@@ -211,9 +179,8 @@ class Run:
             await self._meet_fate(self.order.fate)
             return
         try:
-            bounds = settings.HEADRACE
-            data = _plain(await self._handle(), bounds.data_bytes, TOO_LARGE_DATA)
-            self.vars = _plain(self.vars, bounds.vars_bytes, TOO_LARGE_VARS)
+            data = handed.plain(await self._handle(), self._bounds.data_bytes, handed.TOO_LARGE_DATA)
+            self.vars = handed.plain(self.vars, self._bounds.vars_bytes, handed.TOO_LARGE_VARS)
         except Suspend:
             self.is_waiting = True
             self._log_line.info("turn_waits")
@@ -235,7 +202,7 @@ class Run:
         """The handler in a task of its own, so that a stop cancels it and nothing else."""
         if self.signal.is_set:
             raise asyncio.CancelledError
-        left_s = settings.HEADRACE.turn_running_s - self.order.ran_ms / 1000
+        left_s = self._bounds.turn_running_s - self.order.ran_ms / 1000
         task = self._handler_task = asyncio.create_task(self._call_handler())
         ending = asyncio.create_task(self._ending.wait())
         try:
@@ -283,7 +250,7 @@ class Run:
         if task is None or task.done():
             return
         task.cancel()
-        await asyncio.wait([task], timeout=settings.HEADRACE.handler_end_s)
+        await asyncio.wait([task], timeout=self._bounds.handler_end_s)
         if not task.done():
             self._is_over = True
             self._log_line.warning("handler_lingers")
@@ -306,20 +273,20 @@ class Run:
 
     async def _end(self, state: TurnState, *, data: Any = None, error: protocol.Fault | None = None) -> None:
         """Deltas in the log, then the end's transaction, then `turn_end`."""
-        self._close_parts()
+        self._parts.close_all()
         await self._outbox.flush()
 
         def finish() -> tuple[protocol.TurnEnd, orders.Outcome, int]:
             return store.finish(
                 self.order,
                 state.value,
-                self._whole_parts(),
+                self._parts.whole(),
                 data=data,
                 usage=self._usage_row(),
                 error=msgspec.to_builtins(error) if error else None,
                 nodes=self._nodes.rows(),
                 new_vars=self.vars,
-                first_token_ms=self._first_token_ms,
+                first_token_ms=self._parts.first_token_ms,
                 next_worker=self._next_worker(),  # as it is when the transaction begins
             )
 
@@ -347,7 +314,7 @@ class Run:
     async def _end_unheard(self) -> None:
         """Its events are refused for a reason that no second run mends: the end is owed, and the turn not run again."""
         error = msgspec.to_builtins(shapes.fault_of(WireError("internal"), self.chat.locale))
-        parts, next_worker = self._whole_parts(), self._next_worker()
+        parts, next_worker = self._parts.whole(), self._next_worker()
         try:
             _, outcome, _ = await database.write(
                 lambda: store.finish(self.order, TurnState.ERROR.value, parts, error=error, next_worker=next_worker),
@@ -359,7 +326,7 @@ class Run:
         self._finished(self, outcome)
 
     async def _release(self) -> None:
-        parts, pending = self._kept_whole_parts(), self._pending_steps()
+        parts, pending = self._parts.whole_without_step(), self._journal.waiting()
         try:
             nodes = self._nodes.rows()
             await database.write(store.release, self.order, parts, pending, self._usage_row(), nodes, until_done=True)
@@ -378,103 +345,37 @@ class Run:
         state, events_owed = standing
         if state != TurnState.RUNNING:
             return events_owed
-        whole = [open_part.whole() for open_part in self._parts if not open_part.is_open]
-        events: list[protocol.Event] = [self._turn_start(whole)]
-        for open_part in self._parts:
-            if open_part.is_open:
-                events.extend(part_events(self.order.turn, open_part.whole(), is_open=True))
-        return events
+        return [self._turn_start(self._parts.ended()), *self._parts.open_events()]
 
-    # ----------------------------------------------------------------------------------------- parts
-
-    def _adopt(self, parts: list[protocol.Part]) -> None:
-        self._answer_bytes += sum(len(msgspec.json.encode(part)) for part in parts)
-        self._parts.extend(_OpenPart(part=part, texts=[part.text], is_open=False) for part in parts)
-        self._kept_parts = len(self._parts)
-
-    def _part_id(self) -> str:
-        """`<turn>.<node>#<visit>`, further ones `.2`, `.3`: the same in every run that goes the same way."""
-        count = self._scope_parts.get(self._scope, 0) + 1
-        self._scope_parts[self._scope] = count
-        base = f"{self.order.number}.{self._scope}"
-        return base if count == 1 else f"{base}.{count}"
-
-    def _stands(self, part_id: str) -> bool:
-        return any(open_part.part.id == part_id for open_part in self._parts)
-
-    def _open(self, kind: str, data: Any = None, part_id: str | None = None) -> _OpenPart:
-        part = protocol.Part(id=part_id or self._part_id(), kind=kind, data=data, node=self._scope.split("#", 1)[0])
-        self._count(len(msgspec.json.encode(part)))
-        opened = _OpenPart(part=part, texts=[], is_open=True)
-        self._parts.append(opened)
-        self._outbox.put(protocol.PartStart(turn=self.order.turn, part=part.id, kind=kind, node=part.node, data=data))
-        return opened
-
-    def _grow(self, opened: _OpenPart, text: str, tokens: int = 1) -> None:
-        """Raises WireError answer_too_long, the text so far kept."""
-        text = text.replace("\x00", "")
-        self._count(len(text.encode()))
-        if text:
-            if self._first_token_ms is None:
-                self._first_token_ms = int((time.monotonic() - self._began) * 1000)
-            opened.texts.append(text)
-            self._outbox.delta(opened.part.id, text, tokens)
-
-    def _count(self, size: int) -> None:
-        self._answer_bytes += size
-        if self._answer_bytes > self._bounds.answer_bytes:
-            raise WireError("answer_too_long")
-
-    def _close_part(self, opened: _OpenPart) -> None:
-        if opened.is_open:
-            opened.is_open = False
-            self._outbox.put(protocol.PartEnd(part=opened.part.id))
-
-    def _close_parts(self) -> None:
-        for opened in self._parts:
-            self._close_part(opened)
-
-    def _whole_parts(self) -> list[dict[str, Any]]:
-        return [msgspec.to_builtins(opened.whole()) for opened in self._parts if not opened.is_open]
-
-    def _kept_whole_parts(self) -> list[dict[str, Any]]:
-        """Without those of a step that was cut: it is done again, and a run that starts again shows them anew."""
-        parts = []
-        for opened in self._parts[: self._step_from]:
-            if opened.is_open:
-                break
-            parts.append(msgspec.to_builtins(opened.whole()))
-        return parts
+    # ------------------------------------------------------------------------------- what a handler shows
 
     async def write(self, text: str, kind: str = "text", data: Any = None) -> None:
         self._must_run()
-        data = _plain(data, _event_room(), TOO_LARGE_PART)
-        part_id = self._part_id()
-        if self._stands(part_id):
+        data = handed.plain(data, handed.event_room(), handed.TOO_LARGE_PART)
+        part_id = self._parts.next_id()
+        if self._parts.stands(part_id):
             return
-        opened = self._open(kind, data, part_id)
+        opened = self._parts.open(kind, data, part_id)
         if text:
-            self._grow(opened, text)
-        self._close_part(opened)
+            self._parts.grow(opened, text)
+        self._parts.close(opened)
         await self._outbox.room()
 
-    # ----------------------------------------------------------------------------------------- steps
-
     async def node_start(self, node: str, visit: int, kind: str, title: str) -> None:
-        self._scope = f"{node}#{visit}"
+        self._parts.scope = f"{node}#{visit}"
         self._node = (node, visit, kind, title, time.monotonic())
-        if not self._unused:
+        if not self._journal.is_replaying:
             self._put_node("start")
 
     async def node_end(self, *, output: Any = None, error: str | None = None) -> None:
-        if not self._unused:
+        if not self._journal.is_replaying:
             self._put_node("error" if error else "end", output=self._shown_output(output), error=error)
 
     def _shown_output(self, output: Any) -> Any:
         """Cut; and none once the run has shown enough of them."""
-        cut = _cut(output)
+        cut = handed.cut(output)
         self._output_bytes += len(msgspec.json.encode(cut))
-        return cut if self._output_bytes <= settings.HEADRACE.node_outputs_bytes else None
+        return cut if self._output_bytes <= self._bounds.node_outputs_bytes else None
 
     def _put_node(self, state: str, output: Any = None, error: str | None = None) -> None:
         node, visit, kind, title, began = self._node
@@ -493,40 +394,20 @@ class Run:
         self._nodes.add(event)
         self._outbox.put(event)
 
-    def _key(self, kind: str, key: str | None) -> str:
-        if key is not None:
-            return key
-        name = self._scope
-        count = self._calls.get((kind, name), 0) + 1
-        self._calls[(kind, name)] = count
-        return f"{kind}:{name}:{count}"
+    # ----------------------------------------------------------------------------------------- steps
 
     def _kept(self, key: str, arguments: Any) -> dict[str, Any] | None:
-        """The result that an earlier run kept. Raises WireError flow_error where the code changed under it."""
-        kept = self.order.kept.get(key)
-        if kept is None:
-            return None
-        if kept.arguments_hash != hash_of(arguments):
-            raise WireError("flow_error", f"The step {key} was kept with other arguments.")
-        self._unused.discard(key)
-        self._scope_parts[self._scope] = self._scope_parts.get(self._scope, 0) + kept.value["opened"]
-        return kept.value
-
-    def _take_parts(self) -> list[dict[str, Any]]:
-        """Whole parts shown since the step before: they stand with this step."""
-        fresh = [opened for opened in self._parts[self._kept_parts :] if not opened.is_open]
-        self._kept_parts += len(fresh)
-        return [msgspec.to_builtins(opened.whole()) for opened in fresh]
-
-    def _pending_steps(self) -> list[orders.PendingStep]:
-        """What waits to be written; it waits until that was committed. A step that is written twice is kept once."""
-        return [] if self._pending is None else [self._pending]
+        """The result that an earlier run kept, its parts passed over."""
+        kept = self._journal.kept(key, arguments)
+        if kept is not None:
+            self._parts.pass_over(kept["opened"])
+        return kept
 
     async def _keep_pending(self, *more: orders.PendingStep) -> None:
-        steps = [*self._pending_steps(), *more]
+        steps = self._journal.waiting(*more)
         if steps:
             await self._write(store.keep_steps, steps, self._usage_row())
-            self._pending = None
+            self._journal.pending = None
 
     async def _write(self, fn: Callable[..., Any], *args: Any) -> Any:
         """A transaction of this run, from inside its handler. Raises Lost where the turn is another's."""
@@ -541,42 +422,42 @@ class Run:
         if kept is not None:
             return kept["value"]
         await self._keep_pending()
-        opened_before = self._scope_parts.get(self._scope, 0)
-        self._step_from = len(self._parts)
-        value = _plain(await fn(), settings.HEADRACE.data_bytes, TOO_LARGE_STEP)
-        opened = self._scope_parts.get(self._scope, 0) - opened_before
+        named_before = self._parts.named()
+        self._parts.begin_step()
+        value = handed.plain(await fn(), self._bounds.data_bytes, handed.TOO_LARGE_STEP)
+        opened = self._parts.named() - named_before
         await self._keep_pending(
             orders.PendingStep(
                 key=key,
                 kind="step",
                 arguments_hash=hash_of(None),
                 value={"value": value, "opened": opened},
-                parts=self._take_parts(),
+                parts=self._parts.take(),
             )
         )
-        self._step_from = None  # it is kept
+        self._parts.end_step()
         return value
 
     async def llm(self, call: LLMCall, *, key: str | None = None) -> LLMResult:
         self._must_run()
-        key = self._key("llm", key)
+        key = self._journal.key("llm", self._parts.scope, key)
         arguments = msgspec.to_builtins(call)
         kept = self._kept(key, arguments)
         if kept is not None:
             return msgspec.convert(kept["value"], LLMResult)
         await self._keep_pending()
-        opened_before = self._scope_parts.get(self._scope, 0)
-        self._step_from = len(self._parts)
+        named_before = self._parts.named()
+        self._parts.begin_step()
         result = await self._stream_llm(call)
-        self._step_from = None
-        opened = self._scope_parts.get(self._scope, 0) - opened_before
+        self._parts.end_step()
+        opened = self._parts.named() - named_before
         # Written with the next step, the question or the end: a turn of one model call writes none.
-        self._pending = orders.PendingStep(
+        self._journal.pending = orders.PendingStep(
             key=key,
             kind="llm",
             arguments_hash=hash_of(arguments),
             value={"value": msgspec.to_builtins(result), "opened": opened},
-            parts=self._take_parts(),
+            parts=self._parts.take(),
         )
         return result
 
@@ -589,7 +470,7 @@ class Run:
             max_tokens=call.max_tokens,
             schema=call.schema,
         )
-        shown = _Shown(self, call.show)
+        shown = Shown(self._parts, call.show)
         usage = ProviderUsage()
         try:
             async with aclosing(llm.stream(request)) as chunks:
@@ -606,9 +487,9 @@ class Run:
             raise providers.wire_error(error) from error
         finally:
             shown.close()
-        usage = _sane(usage)
+        usage = usages.sane(usage, self._bounds.usage_tokens)
         cost = await providers.cost_micros(call.provider, usage)
-        self._usage = _added(self._usage, usage, model, cost)
+        self._usage = usages.added(self._usage, usage, model, cost)
         return LLMResult(text=shown.whole_text, reasoning=shown.whole_reasoning, usage=usage, model=model)
 
     async def _with_pictures(self, call: LLMCall) -> tuple[LLMMessage, ...]:
@@ -636,19 +517,18 @@ class Run:
         rows = await database.read(reads.history, self.order.chat, self.order.message.parent, count)
         named = [data["file"] for _role, parts in rows for data in shapes.files_of(parts)]
         known = await database.read(files.views, int(self.user.id), named) if named else {}
-        return tuple(message for role, parts in rows for message in _messages_of(role, parts, known))
+        return tuple(message for role, parts in rows for message in messages_of(role, parts, known))
 
     # ------------------------------------------------------------------------------------------- ask
 
     async def ask(self, asked: orders.Asked) -> Answer:
-        answered = self.order.answers.get(asked.key)
+        answered = self._journal.answer(asked.key)
         if answered is not None:
-            self._unused.discard(asked.key)
             return Answer(action=answered["action"], value=answered["value"], label=answered["label"])
-        self._close_parts()
+        self._parts.close_all()
         await self._outbox.flush()
         question, outcome = await self._write(
-            store.ask, asked, self._whole_parts(), self._pending_steps(), self._usage_row(), self._nodes.rows()
+            store.ask, asked, self._parts.whole(), self._journal.waiting(), self._usage_row(), self._nodes.rows()
         )
         self._finished(self, outcome)
         if question is None:
@@ -671,9 +551,9 @@ class _Stream:
     async def send(self, type: str, text: str = "", data: Any = None) -> None:
         run = self._run
         run._must_run()
-        if run._unused:
+        if run._journal.is_replaying:
             return
-        turn, data = run.order.turn, _plain(data, _event_room(), TOO_LARGE_EVENT)
+        turn, data = run.order.turn, handed.plain(data, handed.event_room(), handed.TOO_LARGE_EVENT)
         event: protocol.Event
         if type == "progress":
             event = protocol.Progress(turn=turn, text=text, data=data)
@@ -681,8 +561,8 @@ class _Stream:
             event = protocol.Status(turn=turn, text=text, data=data)
         else:
             event = protocol.Custom(turn=turn, name=type, text=text, data=data)
-        if len(protocol.encode_event(event)) > _event_room():
-            raise WireError("flow_error", TOO_LARGE_EVENT)
+        if len(protocol.encode_event(event)) > handed.event_room():
+            raise WireError("flow_error", handed.TOO_LARGE_EVENT)
         run._outbox.put(event)
         await run._outbox.room()
 
@@ -701,134 +581,16 @@ class _Stream:
         run = self._run
         on_expiry = "default" if default is not None else "branch" if goes_on_expired else "end"
         asked = orders.Asked(
-            key=run._key("ask", key),
-            part=run._part_id(),
+            key=run._journal.key("ask", run._parts.scope, key),
+            part=run._parts.next_id(),
             text=text,
             options=list(options),
             schema=schema,
             secret=secret,
-            expires_s=settings.HEADRACE.question_s if expires_s is None else expires_s,
+            expires_s=run._bounds.question_s if expires_s is None else expires_s,
             default=default,
             on_expiry=on_expiry,
         )
-        if len(msgspec.json.encode(asked)) > _event_room():
-            raise WireError("flow_error", TOO_LARGE_QUESTION)
+        if len(msgspec.json.encode(asked)) > handed.event_room():
+            raise WireError("flow_error", handed.TOO_LARGE_QUESTION)
         return await run.ask(asked)
-
-
-class _Shown:
-    """Where a model's text and reasoning go in the answer, each into a part that opens with its first character."""
-
-    def __init__(self, run: Run, show: str) -> None:
-        self._run = run
-        self._kinds = {
-            "answer": ("text", "reasoning"),
-            "reasoning": ("reasoning", "reasoning"),
-            "hidden": (None, None),
-        }[show]
-        self._open: dict[str, _OpenPart] = {}
-        self._texts: list[str] = []
-        self._reasonings: list[str] = []
-
-    def text(self, text: str, tokens: int) -> None:
-        text = text.replace("\x00", "")  # no row can hold it, and what is kept must be what was said
-        self._texts.append(text)
-        self._show(self._kinds[0], text, tokens)
-
-    def reasoning(self, text: str, tokens: int) -> None:
-        text = text.replace("\x00", "")
-        self._reasonings.append(text)
-        self._show(self._kinds[1], text, tokens)
-
-    def _show(self, kind: str | None, text: str, tokens: int) -> None:
-        if kind is None:
-            self._run._count(len(text.encode()))
-            return
-        opened = self._open.get(kind)
-        if opened is None:
-            if kind == "text" and "reasoning" in self._open:
-                self._run._close_part(self._open["reasoning"])
-            opened = self._open[kind] = self._run._open(kind)
-        elif not opened.is_open:  # reasoning that comes back after the text began
-            opened = self._open[kind] = self._run._open(kind)
-        self._run._grow(opened, text, max(tokens, 1))
-
-    def close(self) -> None:
-        for opened in self._open.values():
-            self._run._close_part(opened)
-
-    @property
-    def whole_text(self) -> str:
-        return "".join(self._texts)
-
-    @property
-    def whole_reasoning(self) -> str:
-        return "".join(self._reasonings)
-
-
-def _messages_of(role: str, parts: list[dict[str, Any]], known: dict[str, FileView]) -> list[LLMMessage]:
-    """A stored message as a model reads it; questions and their answers as assistant's and user's text."""
-    views = tuple(known[data["file"]] for data in shapes.files_of(parts) if data["file"] in known)
-    messages: list[LLMMessage] = []
-    for part in parts:
-        if part["kind"] == "text" and part.get("text"):
-            message = LLMMessage("user" if role == "user" else "assistant", part["text"])
-            messages.append(with_files(message, views) if role == "user" else message)
-        elif part["kind"] == "question":
-            data = part["data"]
-            messages.append(LLMMessage("assistant", data["text"]))
-            if data.get("action") == "accept" and "value" in data:
-                messages.append(LLMMessage("user", data.get("label") or _as_text(data["value"])))
-    return messages
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def _sane(usage: ProviderUsage) -> ProviderUsage:
-    """What a vendor counted, within reason: it goes into sums, prices and rows."""
-    most = settings.HEADRACE.usage_tokens
-    return ProviderUsage(**{name: min(max(count, 0), most) for name, count in msgspec.structs.asdict(usage).items()})
-
-
-def _added(total: protocol.Usage | None, usage: ProviderUsage, model: str, cost_micros: int) -> protocol.Usage:
-    total = total or protocol.Usage()
-    return protocol.Usage(
-        input_tokens=total.input_tokens + usage.input_tokens,
-        output_tokens=total.output_tokens + usage.output_tokens,
-        cached_tokens=total.cached_tokens + usage.cached_tokens,
-        cost_micros=total.cost_micros + cost_micros,
-        model=model,
-    )
-
-
-def _usage_of(row: dict[str, Any] | None) -> protocol.Usage | None:
-    return None if row is None else msgspec.convert(row, protocol.Usage)
-
-
-def _plain(data: Any, limit: int, too_large: str) -> Any:
-    """What a handler hands over, as JSON values of our own, at most `limit` bytes. Raises WireError flow_error."""
-    if data is None:
-        return None
-    try:
-        encoded = _NUL.sub(rb"\1", msgspec.json.encode(data))
-        if len(encoded) > limit:
-            raise WireError("flow_error", too_large)
-        value = msgspec.json.decode(encoded)
-        check_numbers(encoded, value)
-        return value
-    except (TypeError, ValueError) as error:
-        raise WireError("flow_error", NOT_JSON) from error
-
-
-def _event_room() -> int:
-    return settings.HEADRACE.event_bytes - EVENT_SPARE_BYTES
-
-
-def _cut(output: Any) -> Any:
-    """A node's output as a step shows it: whole where it is small, else the beginning of its JSON."""
-    encoded = msgspec.json.encode(output)
-    if len(encoded) <= OUTPUT_BYTES:
-        return output
-    return encoded[:OUTPUT_BYTES].decode(errors="ignore") + "…"

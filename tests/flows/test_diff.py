@@ -41,6 +41,11 @@ def test_nodes_and_edges_that_came_went_and_changed() -> None:
         {"field": "text", "before": "Hello", "after": "Hi"},
         {"field": "title", "before": "", "after": "Greet"},
     ]
+    assert found["nodes"][0]["fields"] == [
+        {"field": "kind", "before": None, "after": "end"},
+        {"field": "title", "before": None, "after": ""},
+    ]
+    assert found["nodes"][2]["fields"][0] == {"field": "kind", "before": "end", "after": None}
     assert found["edges"] == [
         {"from": "hello", "to": "old", "branch": None, "change": "removed"},
         {"from": "hello", "to": "end", "branch": "x", "change": "added"},

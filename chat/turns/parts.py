@@ -1,0 +1,149 @@
+"""The parts of an answer as its run builds them: named after where the run stands, counted, told to the log."""
+
+import time
+from typing import Any
+
+import msgspec
+
+from chat import protocol
+from chat.turns.outbox import Outbox, part_events
+from streams.errors import WireError
+
+
+class OpenPart(msgspec.Struct):
+    """`texts` joined are the part's text."""
+
+    part: protocol.Part
+    texts: list[str]
+    is_open: bool
+
+    def whole(self) -> protocol.Part:
+        return msgspec.structs.replace(self.part, text="".join(self.texts))
+
+
+class Parts:
+    """Of one run. `scope` is what new ones are named after: `<node or handler>#<visit>`.
+
+    What opens, grows and ends beyond `answer_bytes` raises WireError answer_too_long; what stands is kept.
+    """
+
+    def __init__(self, turn: str, number: int, scope: str, answer_bytes: int, outbox: Outbox) -> None:
+        self.scope = scope
+        self.first_token_ms: int | None = None
+        self._turn, self._number, self._outbox = turn, number, outbox
+        self._list: list[OpenPart] = []
+        self._named: dict[str, int] = {}  # in each scope, so far
+        self._bytes_left = answer_bytes
+        self._began = time.monotonic()
+        self._kept = 0  # how many of them stand with a step that was taken
+        self._step_from: int | None = None  # where those of the step that is being done begin
+
+    # ----------------------------------------------------------------------------- as a run begins
+
+    def adopt(self, parts: list[protocol.Part]) -> None:
+        """These stand already."""
+        self._bytes_left -= sum(len(msgspec.json.encode(part)) for part in parts)
+        self._list.extend(OpenPart(part=part, texts=[part.text], is_open=False) for part in parts)
+        self._kept = len(self._list)
+
+    def clear(self) -> None:
+        self._list.clear()
+
+    # ----------------------------------------------------------------------------- as it goes on
+
+    def next_id(self) -> str:
+        """`<turn>.<node>#<visit>`, further ones `.2`, `.3`: the same in every run that goes the same way."""
+        self.pass_over(1)
+        count = self.named()
+        base = f"{self._number}.{self.scope}"
+        return base if count == 1 else f"{base}.{count}"
+
+    def pass_over(self, count: int) -> None:
+        """So many names of this scope are taken: by parts of a step that stands."""
+        self._named[self.scope] = self.named() + count
+
+    def named(self) -> int:
+        """How many names of this scope are taken."""
+        return self._named.get(self.scope, 0)
+
+    def stands(self, part_id: str) -> bool:
+        return any(opened.part.id == part_id for opened in self._list)
+
+    def open(self, kind: str, data: Any = None, part_id: str | None = None) -> OpenPart:
+        node = self.scope.split("#", 1)[0]
+        part = protocol.Part(id=part_id or self.next_id(), kind=kind, data=data, node=node)
+        self.count(len(msgspec.json.encode(part)))
+        opened = OpenPart(part=part, texts=[], is_open=True)
+        self._list.append(opened)
+        self._outbox.put(protocol.PartStart(turn=self._turn, part=part.id, kind=kind, node=node, data=data))
+        return opened
+
+    def grow(self, opened: OpenPart, text: str, tokens: int = 1) -> None:
+        text = text.replace("\x00", "")
+        self.count(len(text.encode()))
+        if text:
+            if self.first_token_ms is None:
+                self.first_token_ms = int((time.monotonic() - self._began) * 1000)
+            opened.texts.append(text)
+            self._outbox.delta(opened.part.id, text, tokens)
+
+    def count(self, size: int) -> None:
+        """Bytes of the answer, shown or not."""
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            raise WireError("answer_too_long")
+
+    def close(self, opened: OpenPart) -> None:
+        if opened.is_open:
+            opened.is_open = False
+            self._outbox.put(protocol.PartEnd(part=opened.part.id))
+
+    def close_all(self) -> None:
+        for opened in self._list:
+            self.close(opened)
+
+    # ----------------------------------------------------------------------------- as it is seen
+
+    def now(self) -> list[protocol.Part]:
+        """All, open or not, as they are now."""
+        return [opened.whole() for opened in self._list]
+
+    def whole(self) -> list[dict[str, Any]]:
+        """Those that have ended, for a row."""
+        return [msgspec.to_builtins(part) for part in self.ended()]
+
+    def ended(self) -> list[protocol.Part]:
+        return [opened.whole() for opened in self._list if not opened.is_open]
+
+    def open_events(self) -> list[protocol.Event]:
+        """What shows the open ones."""
+        return [
+            event
+            for opened in self._list
+            if opened.is_open
+            for event in part_events(self._turn, opened.whole(), is_open=True)
+        ]
+
+    # ----------------------------------------------------------------------------- by steps
+
+    def begin_step(self) -> None:
+        self._step_from = len(self._list)
+
+    def end_step(self) -> None:
+        """What it showed stands."""
+        self._step_from = None
+
+    def take(self) -> list[dict[str, Any]]:
+        """Those that ended since the step before: they stand with this step."""
+        fresh = [opened for opened in self._list[self._kept :] if not opened.is_open]
+        self._kept += len(fresh)
+        return [msgspec.to_builtins(opened.whole()) for opened in fresh]
+
+    def whole_without_step(self) -> list[dict[str, Any]]:
+        """Without those of a step that was cut: it is done again, and a run that starts again shows them anew."""
+        parts = []
+        for opened in self._list[: self._step_from]:
+            if opened.is_open:
+                break
+            parts.append(msgspec.to_builtins(opened.whole()))
+        return parts
