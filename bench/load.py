@@ -299,14 +299,22 @@ async def turns(job: Job) -> Result:
     sockets = await open_sockets(job, job.senders)
     left = job.says
     delays: list[float] = []
+    refused = 0
 
     async def sender(socket: Socket) -> None:
-        nonlocal left
+        nonlocal left, refused
         while left > 0:
             left -= 1
             ok, end = socket.wait(b'"ok"'), socket.wait(b'"turn_end"')
             begun = socket.send(type="say", id=f"t{left}", text="How does an answer survive?")
-            delays.append((await ok)[0] - begun)
+            try:
+                delays.append((await ok)[0] - begun)
+            except Failed as error:
+                end.exception()  # the same one
+                if not any(code in str(error) for code in REFUSALS):
+                    raise
+                refused += 1
+                continue
             await end
 
     watch = Watch(job)
@@ -315,7 +323,7 @@ async def turns(job: Job) -> Result:
         await asyncio.gather(*map(sender, sockets))
     watch.end()
     close(sockets)
-    return watch.result(percentiles(delays) | {"per_s": len(delays) / watch.wall_s})
+    return watch.result(percentiles(delays) | {"per_s": len(delays) / watch.wall_s, "refused": refused})
 
 
 async def wire(job: Job) -> Result:

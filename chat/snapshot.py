@@ -44,6 +44,8 @@ async def take(log: Log, chat: str) -> tuple[bytes, Position]:
     for _ in range(settings.HEADRACE.snapshot_tries):
         first = await log.read(chat, 0)
         rows = await database.read(_read, chat)
+        if rows is None:
+            continue
         last = await log.read(chat, first.top)
         if last.epoch != first.epoch or not _continues(first.top, last.entries, last.top):
             continue
@@ -69,10 +71,19 @@ def empty(chat: str, position: Position) -> bytes:
     )
 
 
-def parts_in_log(entries: Iterable[tuple[int, bytes]], turn: str, number: int) -> list[protocol.Part] | None:
-    """A turn's parts by the log, from its last `turn_start` on; null where the log has none."""
-    parts, has_start, _ = _parts_by_log(_decoded(entries), turn, number, [])
-    return parts if has_start else None
+class Delivered(msgspec.Struct, frozen=True):
+    """A turn's parts as its events showed them. `open`: ids of those that had no end."""
+
+    parts: list[protocol.Part]
+    open: frozenset[str]
+    has_start: bool
+    has_ended: bool
+
+
+def delivered(entries: Iterable[tuple[int, bytes]], turn: str, number: int) -> Delivered | None:
+    """By the log, from the turn's last `turn_start` on; null where the log has none."""
+    found = _by_log(_decoded(entries), turn, number, [])
+    return found if found.has_start else None
 
 
 def nodes_in_log(entries: Iterable[tuple[int, bytes]], turn: str) -> list[protocol.Node]:
@@ -91,20 +102,26 @@ class _Rows(msgspec.Struct):
     steps: dict[Any, list[Any]]
 
 
-def _read(chat_id: str) -> _Rows:
+def _read(chat_id: str) -> _Rows | None:
+    """Turns before messages, so that one that ends meanwhile is there twice, never not at all. Null: read again."""
     chat = Chat.objects.filter(id=chat_id, deleted=False).first()
     if chat is None:
         raise WireError("chat_not_found")
+    turns = list(chat.turns.filter(state__in=UNENDED).select_related("version").order_by("number"))
+    questions = {}
+    for turn in turns:
+        if turn.state == TurnState.WAITING:
+            question = turn.questions.filter(action="").first()
+            if question is None:  # it was answered meanwhile
+                return None
+            questions[turn.id] = shapes.question_of(question)
+    steps = {turn.id: list(turn.steps.order_by("id")) for turn in turns if turn.attempt}
     limit = settings.HEADRACE.snapshot_messages
     messages = list(chat.messages.order_by("-created", "-id")[: limit + 1])
-    turns = list(chat.turns.filter(state__in=UNENDED).select_related("version").order_by("number"))
     inputs = {message.id: message for message in messages}
     missing = [turn.input for turn in turns if turn.input not in inputs]
     if missing:
         inputs |= {message.id: message for message in chat.messages.filter(id__in=missing)}
-    asking = [turn for turn in turns if turn.state == TurnState.WAITING]
-    questions = {turn.id: shapes.question_of(turn.questions.get(action="")) for turn in asking}
-    steps = {turn.id: list(turn.steps.order_by("id")) for turn in turns if turn.attempt}
     return _Rows(chat, messages[:limit], len(messages) > limit, turns, inputs, questions, steps)
 
 
@@ -115,8 +132,8 @@ def _fold(rows: _Rows, entries: Entries, epoch: str, top: int) -> bytes | None:
     place = 0
     for turn in rows.turns:
         base = shapes.standing_parts(turn.parts, rows.steps.get(turn.id, []))
-        parts, _, has_ended = _parts_by_log(events, str(turn.id), turn.number, shapes.parts_of(base))
-        if has_ended:
+        shown = _by_log(events, str(turn.id), turn.number, shapes.parts_of(base))
+        if shown.has_ended:
             return None
         if turn.state == TurnState.QUEUED:
             place += 1
@@ -131,7 +148,7 @@ def _fold(rows: _Rows, entries: Entries, epoch: str, top: int) -> bytes | None:
                 attempt=turn.attempt,
                 version=turn.version.number if turn.version else None,
                 skill=turn.skill,
-                parts=parts,
+                parts=shown.parts,
                 question=None if question is None else msgspec.to_builtins(question),
             )
         )
@@ -165,20 +182,18 @@ def _fitting(newest_first: list[protocol.Message]) -> tuple[list[protocol.Messag
     return fitting, False
 
 
-def _parts_by_log(
-    events: Iterable[_Event], turn: str, number: int, base: list[protocol.Part]
-) -> tuple[list[protocol.Part], bool, bool]:
-    """(parts, whether the log has a `turn_start` of it, whether it has its end)."""
+def _by_log(events: Iterable[_Event], turn: str, number: int, base: list[protocol.Part]) -> Delivered:
     own = f"{number}."
     order = [part.id for part in base]
     parts = {part.id: part for part in base}
     grown: dict[str, list[str]] = {}
+    open_ids: set[str] = set()
     has_start = has_ended = False
     for event in events:
         if event.type == "turn_start" and event.turn == turn:
             parts = {part.id: part for part in event.parts}
             order = [part.id for part in event.parts]
-            grown = {}
+            grown, open_ids = {}, set()
             has_start, has_ended = True, False
         elif event.type == "turn_end" and event.turn == turn:
             has_ended = True
@@ -189,12 +204,15 @@ def _parts_by_log(
                 order.append(event.part)
             parts[event.part] = protocol.Part(id=event.part, kind=event.kind, data=event.data, node=event.node)
             grown[event.part] = []
+            open_ids.add(event.part)
         elif event.type == "delta" and event.part in parts:
             grown.setdefault(event.part, []).append(event.text)
-        elif event.type == "part_end" and event.data is not None and event.part in parts:
-            parts[event.part] = msgspec.structs.replace(parts[event.part], data=event.data)
+        elif event.type == "part_end" and event.part in parts:
+            open_ids.discard(event.part)
+            if event.data is not None:
+                parts[event.part] = msgspec.structs.replace(parts[event.part], data=event.data)
     whole = [msgspec.structs.replace(parts[id_], text=parts[id_].text + "".join(grown.get(id_, ()))) for id_ in order]
-    return whole, has_start, has_ended
+    return Delivered(whole, frozenset(open_ids), has_start, has_ended)
 
 
 def _decoded(entries: Iterable[tuple[int, bytes]]) -> Iterable[_Event]:

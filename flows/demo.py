@@ -439,7 +439,11 @@ def _prepare() -> int | None:
     if owner is not None:
         Provider.objects.get_or_create(
             slug=PROVIDER,
-            defaults={"kind": Provider.Kind.SCRIPTED, "options": SCRIPT},
+            defaults={
+                "kind": Provider.Kind.SCRIPTED,
+                "options": SCRIPT,
+                "on_takeover": Provider.OnTakeover.CONTINUE,
+            },
         )
     return owner
 

@@ -74,6 +74,11 @@ async def takes_pictures(slug: str) -> bool:
     return (await _open(slug))[0].takes_pictures
 
 
+async def continues(slug: str) -> bool:
+    """Whether an answer that was cut goes on where it was, else begins anew. Raises WireError."""
+    return (await _open(slug))[0].on_takeover == Provider.OnTakeover.CONTINUE
+
+
 async def cost_micros(slug: str, usage: Usage) -> int:
     """What the tokens cost, by the prices that held when the model was opened; 0 where nobody knows any more."""
     known = _opened.get(slug)

@@ -87,6 +87,7 @@ class LLMRequest(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float | None = None
     max_tokens: int | None = None
     schema: dict[str, Any] | None = None  # structured output
+    begun: str = ""  # what the model has said of its answer already; it goes on from there
 
 
 class LLM(Protocol):

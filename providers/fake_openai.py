@@ -10,6 +10,8 @@ GET  /v1/models             the names it knows (it takes any)
 GET  /__seen                requests and connections, below; `?texts=1` with the text sent for each request
 POST /__reset               forgets all that; fresh counts for `times` and `statuses`
 
+A request whose last message is the assistant's is answered with what follows that text.
+
 What it does is a directive, a JSON object. Parts of it come, the later ones over the earlier, from
 `--default`, from the model's name (`fake?rate=50&tokens=200`), from the last user message (`{"fake": {...}}`
 anywhere in it), and from the header `X-Fake` (the object itself):
@@ -352,6 +354,9 @@ class _Answer:
         text = said if directive.echo else directive.text
         self._reasoning = tuple(tokens_of(directive.reasoning))
         self._tokens = numbered(directive.tokens, directive.size) if directive.tokens else tuple(tokens_of(text))
+        last = body["messages"][-1]
+        if last["role"] == "assistant" and (whole := "".join(self._tokens)).startswith(last["content"]):
+            self._reasoning, self._tokens = (), tuple(tokens_of(whole.removeprefix(last["content"])))
         seen.sent = self._tokens
         self._response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}

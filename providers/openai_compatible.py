@@ -178,9 +178,12 @@ class OpenAICompatible:
 
 def encode(request: LLMRequest, max_tokens_name: str = "max_tokens") -> bytes:
     """The body of a request for `request`."""
+    messages = [{"role": message.role, "content": _content(message)} for message in request.messages]
+    if request.begun:
+        messages.append({"role": "assistant", "content": request.begun})  # servers that can go on from there
     body: dict[str, Any] = {
         "model": request.model,
-        "messages": [{"role": message.role, "content": _content(message)} for message in request.messages],
+        "messages": messages,
         "stream": True,
         "stream_options": {"include_usage": True},
     }

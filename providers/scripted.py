@@ -101,6 +101,8 @@ class Scripted:
         is_cut_short = request.max_tokens is not None and request.max_tokens < len(tokens)
         if is_cut_short:
             tokens = tokens[: request.max_tokens]
+        if request.begun and (whole := "".join(tokens)).startswith(request.begun):
+            reasoning, tokens = [], tokens_of(whole.removeprefix(request.begun))
         fault = self._fault_for(rule, chance)
         if fault and fault.after_tokens <= len(reasoning) + len(tokens):
             stop_at = fault.after_tokens

@@ -1,8 +1,9 @@
 """The one bridge from async code to a transaction: own threads, one hop a call, every hop bounded in time.
 
 Commands go before work that is repeated until it is done. "Database is locked", a lost connection and a deadlock are
-repeated with jitter inside the bound; past it WireError("unavailable"). A call may therefore run more than once, and
-one that was given up may still commit: what is called must be safe to repeat (docs: durability).
+repeated with jitter inside the bound; past it WireError("unavailable"), or "busy" where its turn did not come. A call
+may therefore run more than once, and one that was given up may still commit: what is called must be safe to repeat
+(docs: durability).
 
 On SQLite, whose transactions exclude each other anyway, writes that wait together are committed together: 2.7 times as
 many begins a second at 50 senders (docs/decisions/008-grouped-commits.md). One that fails is undone alone.
@@ -98,13 +99,16 @@ async def _call(
     try:
         for tries in itertools.count(1):
             job = _Job(fn, args, is_atomic, loop)
-            _threads().submit(job, priority)
+            threads = _threads()
+            threads.submit(job, priority)
             try:
                 async with asyncio.timeout_at(deadline) as limit:
                     return await job.future
             except TimeoutError:
                 if not limit.expired():  # the function's own
                     raise
+                if not job.has_begun and threads.answered_within(bound_s):  # there is too much to do, that is all
+                    raise WireError("busy", retry_after=1) from None
                 raise WireError("unavailable") from None
             except (OperationalError, InterfaceError) as error:
                 if not _is_passing(error):
@@ -128,7 +132,18 @@ def _is_passing(error: Exception) -> bool:
 class _Job:
     """One try of one call."""
 
-    __slots__ = ("args", "context", "fn", "future", "is_abandoned", "is_atomic", "is_back", "loop", "on_return")
+    __slots__ = (
+        "args",
+        "context",
+        "fn",
+        "future",
+        "has_begun",
+        "is_abandoned",
+        "is_atomic",
+        "is_back",
+        "loop",
+        "on_return",
+    )
 
     def __init__(self, fn: Callable, args: tuple[Any, ...], is_atomic: bool, loop: asyncio.AbstractEventLoop) -> None:
         self.fn = fn
@@ -137,6 +152,7 @@ class _Job:
         self.loop = loop
         self.future = loop.create_future()
         self.context = contextvars.copy_context()  # the log's names, the language
+        self.has_begun = False
         self.is_abandoned = False
         self.is_back = False
         self.on_return: Callable[[], None] | None = None
@@ -151,7 +167,8 @@ class _Job:
         else:
             self.on_return = on_return
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """Whether the database answered."""
         result = error = None
         if not self.is_abandoned:
             try:
@@ -164,8 +181,10 @@ class _Job:
                 error = raised
             _tidy(error)
         _answer(self.loop, [(self, result, error)])
+        return error is None
 
     def call(self) -> Any:
+        self.has_begun = True
         return self.context.run(self.fn, *self.args)
 
     def come_back(self, result: Any, error: BaseException | None) -> None:
@@ -179,8 +198,11 @@ class _Job:
             self.on_return()
 
 
-def _run_together(first: _Job, another: Callable[[float, int], "_Job | None"]) -> None:
-    """`first` and what waits behind it in one transaction. Where one of them fails, each is done again by itself."""
+def _run_together(first: _Job, another: Callable[[float, int], "_Job | None"]) -> bool:
+    """`first` and what waits behind it in one transaction. Where one of them fails, each is done again by itself.
+
+    Whether the database answered.
+    """
     group: list[tuple[_Job, Any, BaseException | None]] = []
     job: _Job | None = first
     began = time.monotonic()
@@ -195,12 +217,12 @@ def _run_together(first: _Job, another: Callable[[float, int], "_Job | None"]) -
         _tidy(error)
         if len(group) <= 1:  # none: the transaction could not begin, for another process writes
             _answer(first.loop, [(first, None, error)])
-        else:
-            for alone, _, _ in group:
-                alone.run()
-        return
+            return False
+        did_answer = [alone.run() for alone, _, _ in group]
+        return any(did_answer)
     for loop in {job.loop for job, _, _ in group}:
         _answer(loop, [done for done in group if done[0].loop is loop])
+    return True
 
 
 def _answer(loop: asyncio.AbstractEventLoop, done: list[tuple[_Job, Any, BaseException | None]]) -> None:
@@ -232,6 +254,7 @@ class _Threads:
 
     def __init__(self, count: int, is_grouping: bool) -> None:
         self._is_grouping = is_grouping
+        self._answered_at = -math.inf
         self._next: _Job | None = None  # taken while a group was made, and not for it
         self._jobs: queue.PriorityQueue = queue.PriorityQueue()
         self._ages = itertools.count()
@@ -245,6 +268,9 @@ class _Threads:
             job.is_back = True
             raise WireError("unavailable")
         self._jobs.put((time.monotonic() + priority, next(self._ages), job))
+
+    def answered_within(self, seconds: float) -> bool:
+        return time.monotonic() - self._answered_at < seconds
 
     def close(self) -> None:
         for _ in self._threads:
@@ -260,10 +286,9 @@ class _Threads:
             if job is None:
                 connections.close_all()
                 return
-            if self._is_grouping and job.is_atomic:
-                _run_together(job, self._another)
-            else:
-                job.run()
+            together = self._is_grouping and job.is_atomic
+            if _run_together(job, self._another) if together else job.run():
+                self._answered_at = time.monotonic()
 
     def _another(self, began: float, count: int) -> _Job | None:
         """One more for a group, if one waits and it may grow."""

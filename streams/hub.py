@@ -20,6 +20,7 @@ from streams.errors import WireError
 from streams.frames import text_frames
 from streams.log import Appended, Batch, Log, Position, channel_of
 from streams.redis import Link, pack
+from streams.states import StreamState
 
 logger = structlog.get_logger(__name__)
 
@@ -35,10 +36,21 @@ class Joined(msgspec.Struct, frozen=True):
 
 
 class Ring:
-    """The newest events of one chat, as bytes for sockets. `listeners` are called when it changes."""
+    """The newest events of one chat, as bytes for sockets. `listeners` are called when it changes.
 
-    def __init__(self, chat: str, max_events: int, max_bytes: int) -> None:
+    `on_fresh` gets each event once, before them. `state`: what its sockets do, by these events.
+    """
+
+    def __init__(
+        self,
+        chat: str,
+        max_events: int,
+        max_bytes: int,
+        on_fresh: "Callable[[Ring, list[bytes]], None]" = lambda ring, frames: None,
+    ) -> None:
         self.chat = chat
+        self.state = StreamState.CONNECTED
+        self._on_fresh = on_fresh
         self.epoch = ""
         self.seq = 0  # of the newest event
         self.listeners: set[Callable[[], None]] = set()
@@ -86,6 +98,7 @@ class Ring:
         self._bytes += sum(map(len, fresh))
         self.seq += len(fresh)
         self._trim()
+        self._on_fresh(self, fresh)
         self.wake()
         return True
 
@@ -97,6 +110,7 @@ class Ring:
         self._frames = list(frames)
         self._bytes = sum(map(len, frames))
         self._trim()
+        self._on_fresh(self, frames)
         self.wake()
 
     def wake(self) -> None:
@@ -135,6 +149,7 @@ class Hub:
     def __init__(self, log: Log) -> None:
         self.log = log
         self.on_degraded: Callable[[bool], None] = lambda is_degraded: None
+        self.on_fresh: Callable[[Ring, list[bytes]], None] = lambda ring, frames: None
         self.is_degraded = False
         self._watches: dict[str, _Watch] = {}
         self._by_channel: dict[bytes, _Watch] = {}
@@ -181,7 +196,7 @@ class Hub:
         watch = self._watches.get(chat)
         if watch is None:
             bounds = settings.HEADRACE
-            watch = _Watch(Ring(chat, bounds.ring_events, bounds.ring_bytes))
+            watch = _Watch(Ring(chat, bounds.ring_events, bounds.ring_bytes, self.on_fresh))
             self._watches[chat] = self._by_channel[watch.channel] = watch
             watch.opening = self._spawn(self._open(watch))
         watch.count += 1

@@ -86,7 +86,7 @@ class ChatClient:
         self.is_mine = admitted.has_row  # the chat's row is known to be this user's
         self.has_closed = False
         self.pump = Pump(self._send_text, session, manager.hub, self._snapshot, write)
-        self.pump.on_paused = lambda is_paused: session.move(StreamState.PAUSED if is_paused else StreamState.STREAMING)
+        self.pump.on_paused = lambda is_paused: session.move(StreamState.PAUSED if is_paused else ring.state)
         self._pumping: asyncio.Task | None = None
         # What others post before the greeting is out; none of it is worth more than the newest.
         self._early: deque[bytes] | None = deque(maxlen=EARLY_FRAMES)
@@ -310,6 +310,7 @@ class ChatClient:
     def becomes_mine(self) -> None:
         if not self.is_mine:
             self.is_mine = True
+            self.session.move(self.ring.state)
             self.ring.listeners.discard(self._on_first_event)
             if self._early is None:  # it was greeted with an empty chat
                 self.pump.follow(self.ring, self._start)

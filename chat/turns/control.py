@@ -1,4 +1,4 @@
-"""Control messages between workers, by the channel layer: stop, a deleted chat or flow, lists.
+"""Control messages between workers, by the channel layer: stop, released turns, closed sessions, deleted chats, lists.
 
 A layer may lose messages: what hangs on one is polled too.
 """

@@ -37,6 +37,11 @@ def plain(data: Any, limit: int, too_large: str) -> Any:
         raise WireError("flow_error", NOT_JSON) from error
 
 
+def text(said: str) -> str:
+    """Without NUL, which no row holds."""
+    return said.replace("\x00", "")
+
+
 def event_room() -> int:
     """Bytes that a handler may fill of one event."""
     return settings.HEADRACE.event_bytes - EVENT_SPARE_BYTES
@@ -45,6 +50,9 @@ def event_room() -> int:
 def cut(output: Any) -> Any:
     """A node's output as a step shows it: whole where it is small, else the beginning of its JSON."""
     encoded = msgspec.json.encode(output)
+    if b"\\u0000" in encoded:
+        encoded = _NUL.sub(rb"\1", encoded)
+        output = msgspec.json.decode(encoded)
     if len(encoded) <= OUTPUT_BYTES:
         return output
     return encoded[:OUTPUT_BYTES].decode(errors="ignore") + "…"

@@ -35,7 +35,7 @@ from streams import database, frames, redis
 from streams import store as worker_store
 from streams.clock import stamp
 from streams.errors import WireError
-from streams.hub import Hub
+from streams.hub import Hub, Ring
 from streams.log import Log, Position
 from streams.sessions import Sessions
 from streams.states import StreamState
@@ -68,6 +68,7 @@ class ChatManager:
         self._snapshots: dict[str, asyncio.Task] = {}
         self._tasks: set[asyncio.Task] = set()
         self._duties: list[asyncio.Task] = []
+        self.hub.on_fresh = self._on_fresh
         self.telling = Telling(self.log, self.hub, self._tells_itself)
         self.control = Control(self.worker, self._heed, self.spawn)
         self.sweep = Sweep(self)
@@ -99,8 +100,7 @@ class ChatManager:
         for duty in self._duties:
             duty.cancel()
         await asyncio.gather(*self._duties, return_exceptions=True)
-        async with _within(SHUTDOWN_S):
-            await asyncio.gather(*(run.release() for run in list(self._runs.values())), return_exceptions=True)
+        await self._release_runs()
         for task in [*self._run_tasks.values(), *self._tasks]:
             task.cancel()
         await asyncio.gather(*self._run_tasks.values(), *self._tasks, return_exceptions=True)
@@ -115,17 +115,26 @@ class ChatManager:
         await redis.aclose()
 
     async def drain(self) -> None:
-        """No new turns; running ones get their time; then sockets are sent away, spread over some seconds."""
+        """Take up no turn; give what runs its time, then to other workers; send sockets away, over some seconds."""
         self.is_draining = True
         deadline = time.monotonic() + settings.HEADRACE.drain_turns_s
         while self._run_tasks and time.monotonic() < deadline:
             await asyncio.wait(self._run_tasks.values(), timeout=deadline - time.monotonic())
+        await self._release_runs()
         clients = list(self._clients.values())
         pause_s = settings.HEADRACE.drain_sockets_s / max(len(clients), 1)
         for client in clients:
             client.post(protocol.encode_frame(protocol.GoingAway(retry_after=round(random.uniform(0.2, 2), 2))))
             self.spawn(client.close(WireError("going_away")))
             await asyncio.sleep(pause_s)
+
+    async def _release_runs(self) -> None:
+        """Turns that run here are nobody's, and the others hear of it at once."""
+        if not self._runs:
+            return
+        async with _within(SHUTDOWN_S):
+            await asyncio.gather(*(run.release() for run in list(self._runs.values())), return_exceptions=True)
+        self.control.send("released")
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task:
         """A task that this manager owns: kept, awaited at the end, its failure logged."""
@@ -205,6 +214,7 @@ class ChatManager:
             self.hub.leave(admitted.chat)
             raise
         session.move(StreamState.CONNECTED)
+        session.move(ring.state)
         write = scope.get("extensions", {}).get(frames.EXTENSION, {}).get("write")
         client = make(self, admitted, session, send, trace, ring, write)
         self._clients[session.id] = client
@@ -299,8 +309,6 @@ class ChatManager:
         return await self._begin(admitted, act="edit", command=command.id, message=command.message, text=text)
 
     async def _begin(self, admitted: Admitted, **act: Any) -> dict[str, Any]:
-        if self.is_draining:
-            raise WireError("going_away", retry_after=1)
         begin = orders.Begin(
             chat=admitted.chat,
             user=admitted.identity.user_id,
@@ -414,6 +422,8 @@ class ChatManager:
         telling = self.spawn(self.telling.tell_all(rows, chat)) if rows else None
         if outcome.run is not None:
             self._begin_run(outcome.run, epoch, telling)
+        if outcome.is_released:
+            self.control.send("released")
         if outcome.listed is not None:
             user, item = outcome.listed
             self.control.send("chats", user=user, data=item)
@@ -431,7 +441,6 @@ class ChatManager:
         task.add_done_callback(lambda _: self._run_left(key))
 
     async def _run(self, run: Run, telling: asyncio.Task | None) -> None:
-        self._move_sessions(run.order.chat, StreamState.STREAMING)
         try:
             if telling is not None:
                 await asyncio.wait([telling])  # bounded by the bounds of its hop and its append
@@ -440,7 +449,6 @@ class ChatManager:
             log.exception("run_failed", turn=run.order.turn, attempt=run.order.attempt)
         finally:
             self.hub.leave(run.order.chat)
-            self._move_sessions(run.order.chat, StreamState.PAUSED if run.is_waiting else StreamState.CONNECTED)
 
     def _run_left(self, key: tuple[str, int]) -> None:
         self._runs.pop(key, None)
@@ -464,9 +472,16 @@ class ChatManager:
         while work := [*self._run_tasks.values(), *self._tasks]:
             await asyncio.wait(work)
 
-    def _move_sessions(self, chat: str, state: StreamState) -> None:
-        for client in self.clients_of(chat):
-            client.session.move(state)
+    def _on_fresh(self, ring: Ring, frames: list[bytes]) -> None:
+        """What a chat's events say its sockets do. Growth of an answer, the most frequent, is told at a look."""
+        state = ring.state
+        for frame in frames:
+            is_growth = b'"type":"delta"' in frame[:GROWTH_BYTES]
+            state = StreamState.STREAMING if is_growth else STATES.get(type_of(frame), state)
+        if state != ring.state:
+            ring.state = state
+            for client in self.clients_of(ring.chat):
+                client.session.move(state)
 
     def _stop_here(self, turn: str) -> bool:
         found = [run for (id_, _), run in self._runs.items() if id_ == turn]
@@ -527,6 +542,8 @@ class ChatManager:
             frame = protocol.encode_frame(protocol.Chats(chat=message["data"]))
             for client in self._by_user.get(message["user"], ()):
                 client.post(frame)
+        elif kind == "released":  # turns that nobody runs: a sweep finds them too, some seconds later
+            self.spawn(self.sweep.take_released())
         elif kind == "close_session":
             self._close_here(message["session"])
         elif kind == "chat_deleted":
@@ -578,6 +595,20 @@ async def drain() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- small
+
+# What sockets do after an event of this type.
+STATES = {
+    "turn_start": StreamState.STREAMING,
+    "question": StreamState.PAUSED,
+    "turn_end": StreamState.CONNECTED,
+}
+GROWTH_BYTES = 40  # `{"seq":` and a number before the type
+
+
+def type_of(frame: bytes) -> str:
+    """The type of an event as it lies in a ring."""
+    start = frame.index(b'"type":"') + 8
+    return frame[start : frame.index(b'"', start)].decode()
 
 
 def _checked_text(text: str) -> str:

@@ -80,6 +80,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     owed: list[str] = []  # turns
     owes_chat: bool = False
     stops: list[str] = []  # running turns that were told to stop
+    is_released: bool = False  # a turn runs by now that no worker has taken
     has_next: bool = False  # the next queued turn became the running one
     listed: tuple[int, dict[str, Any]] | None = None  # (user, the chat as his lists show it now)
 

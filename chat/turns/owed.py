@@ -53,7 +53,9 @@ def _events_owed(turn: Turn) -> list[protocol.Event]:
             protocol.TurnQueued(turn=str(turn.id), message=message, place=_place(turn)),
         ]
     if turn.state == TurnState.WAITING:
-        question = turn.questions.get(action="")
+        question = turn.questions.filter(action="").first()
+        if question is None:  # answered since the row was read: that tells itself
+            return []
         return [shapes.turn_start(turn, message, turn.parts), shapes.question_of(question)]
     answer = Message.objects.get(id=turn.answer)
     return [shapes.turn_start(turn, message, answer.parts), shapes.turn_end(turn, answer)]

@@ -17,7 +17,7 @@ from django.utils import translation
 
 from chat import protocol, shapes
 from chat.files import store as files
-from chat.snapshot import parts_in_log
+from chat.snapshot import delivered
 from chat.turns import handed, orders, owed, reads, store
 from chat.turns import usage as usages
 from chat.turns.canonical import hash_of
@@ -85,14 +85,13 @@ class Run:
         self.signal = Signal()
         self._first_epoch = epoch
         self._log = log
-        self.is_waiting = False
         self._next_worker, self._sends, self._finished, self._told = next_worker, sends, finished, told
         self._owns = owns
         self._ending = asyncio.Event()  # the handler is to end: stopped, or its turn is lost
         self._is_over = False  # the handler had its time to end, and did not: what it still calls is refused
         self._outbox = Outbox(log, order.chat, order.turn, order.attempt, epoch, self._restate, self._on_lost)
         scope = f"{order.skill}#1"
-        self._parts = Parts(order.turn, order.number, scope, self._bounds.answer_bytes, self._outbox)
+        self._parts = Parts(order.turn, order.number, scope, self._bounds.answer_bytes, self._outbox, self._turn_start)
         self._journal = Journal(order.kept, order.answers)
         self._handler_task: asyncio.Task | None = None
         self._lost: Lost | None = None
@@ -146,12 +145,11 @@ class Run:
         self._log_line.info("turn_runs", skill=self.order.skill, version=self.order.version, fate=self.order.fate)
         if self.order.fate or (self.order.is_resumed and not self.order.answered):
             await self._raise_fence()
-        if self.order.fate and (delivered := await self._delivered()) is not None:
-            self._parts.clear()
-            self._parts.adopt(delivered)
+            await self._take_up()
         if self.order.answered is not None:
             self._outbox.put(self.order.answered)
-        self._outbox.put(self._turn_start(self._parts.now()))
+        for event in self._parts.begin_events():
+            self._outbox.put(event)
         if self.order.titled is not None:
             self._outbox.put(self.order.titled)
 
@@ -182,7 +180,6 @@ class Run:
             data = handed.plain(await self._handle(), self._bounds.data_bytes, handed.TOO_LARGE_DATA)
             self.vars = handed.plain(self.vars, self._bounds.vars_bytes, handed.TOO_LARGE_VARS)
         except Suspend:
-            self.is_waiting = True
             self._log_line.info("turn_waits")
         except WireError as error:
             await self._end(TurnState.ERROR, error=shapes.fault_of(error, self.chat.locale))
@@ -260,10 +257,17 @@ class Run:
         if self._is_over:
             raise Lost("over")
 
-    async def _delivered(self) -> list[protocol.Part] | None:
-        """What the lost run showed, by the log: the answer of a claim that only ends the turn."""
+    async def _take_up(self) -> None:
+        """What the lost run showed, by the log: the answer of a claim that only ends the turn, else where to go on."""
         read = await self._log.read(self.order.chat, 0)
-        return parts_in_log(read.entries, self.order.turn, self.order.number)
+        found = delivered(read.entries, self.order.turn, self.order.number)
+        if found is None:
+            return
+        if self.order.fate:
+            self._parts.clear()
+            self._parts.adopt(found.parts)
+        else:
+            self._parts.go_on_from(found.parts, found.open)
 
     async def _meet_fate(self, code: str) -> None:
         if code == "stopped":
@@ -345,20 +349,13 @@ class Run:
         state, events_owed = standing
         if state != TurnState.RUNNING:
             return events_owed
-        return [self._turn_start(self._parts.ended()), *self._parts.open_events()]
+        return self._parts.begin_events()
 
     # ------------------------------------------------------------------------------- what a handler shows
 
     async def write(self, text: str, kind: str = "text", data: Any = None) -> None:
         self._must_run()
-        data = handed.plain(data, handed.event_room(), handed.TOO_LARGE_PART)
-        part_id = self._parts.next_id()
-        if self._parts.stands(part_id):
-            return
-        opened = self._parts.open(kind, data, part_id)
-        if text:
-            self._parts.grow(opened, text)
-        self._parts.close(opened)
+        self._parts.show(kind, text, handed.plain(data, handed.event_room(), handed.TOO_LARGE_PART))
         await self._outbox.room()
 
     async def node_start(self, node: str, visit: int, kind: str, title: str) -> None:
@@ -386,10 +383,10 @@ class Run:
             visit=visit,
             kind=kind,
             state=state,
-            title=title,
+            title=handed.text(title),
             ms=ms,
             output=output,
-            error=error,
+            error=None if error is None else handed.text(error),
         )
         self._nodes.add(event)
         self._outbox.put(event)
@@ -463,14 +460,17 @@ class Run:
 
     async def _stream_llm(self, call: LLMCall) -> LLMResult:
         llm, model = await providers.open_llm(call.provider, call.model)
+        shown = Shown(self._parts, call.show)
+        if await providers.continues(call.provider):
+            shown.go_on()
         request = LLMRequest(
             model=model,
             messages=await self._with_pictures(call),
             temperature=call.temperature,
             max_tokens=call.max_tokens,
             schema=call.schema,
+            begun=shown.begun,
         )
-        shown = Shown(self._parts, call.show)
         usage = ProviderUsage()
         try:
             async with aclosing(llm.stream(request)) as chunks:
@@ -579,18 +579,19 @@ class _Stream:
         key: str | None = None,
     ) -> Answer:
         run = self._run
+        room = handed.event_room()
         on_expiry = "default" if default is not None else "branch" if goes_on_expired else "end"
         asked = orders.Asked(
             key=run._journal.key("ask", run._parts.scope, key),
             part=run._parts.next_id(),
-            text=text,
-            options=list(options),
-            schema=schema,
+            text=handed.text(text),
+            options=handed.plain(list(options), room, handed.TOO_LARGE_QUESTION),
+            schema=handed.plain(schema, room, handed.TOO_LARGE_QUESTION),
             secret=secret,
             expires_s=run._bounds.question_s if expires_s is None else expires_s,
-            default=default,
+            default=handed.plain(default, room, handed.TOO_LARGE_QUESTION),
             on_expiry=on_expiry,
         )
-        if len(msgspec.json.encode(asked)) > handed.event_room():
+        if len(msgspec.json.encode(asked)) > room:
             raise WireError("flow_error", handed.TOO_LARGE_QUESTION)
         return await run.ask(asked)

@@ -6,7 +6,7 @@ KINDS = {"answer": ("text", "reasoning"), "reasoning": ("reasoning", "reasoning"
 
 
 class Shown:
-    """Of one model call. `show`: answer, reasoning (its text too), or hidden."""
+    """Of one model call. `show`: answer, reasoning (its text too), or hidden. `begun`: the text that stands already."""
 
     def __init__(self, parts: Parts, show: str) -> None:
         self._parts = parts
@@ -14,6 +14,18 @@ class Shown:
         self._open: dict[str, OpenPart] = {}
         self._texts: list[str] = []
         self._reasonings: list[str] = []
+        self.begun = ""
+
+    def go_on(self) -> None:
+        """Take up the text that a lost run delivered of this call, if there is some. Else it begins anew."""
+        if self._kinds[0] != "text":
+            return
+        reached = self._parts.reach("reasoning", "text") or self._parts.reach("text")
+        for opened in reached:
+            self._open[opened.part.kind] = opened
+            kept = self._reasonings if opened.part.kind == "reasoning" else self._texts
+            kept.append(opened.part.text)
+        self.begun = self.whole_text
 
     def text(self, text: str, tokens: int) -> None:
         text = text.replace("\x00", "")  # no row can hold it, and what is kept must be what was said

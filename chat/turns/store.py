@@ -130,6 +130,7 @@ def begin_turn(begin: Begin) -> Outcome:
     if runs_now and begin.worker:
         outcome.run = _order(turn, chat, message, is_titled=outcome.owes_chat)
     if runs_now:
+        outcome.is_released = not begin.worker
         outcome.owes_chat = False  # the run tells it along with its own events, here or where it is claimed
     _list(chat, TurnState.RUNNING if runs_now else _active_state(chat), outcome)
     return outcome
@@ -348,6 +349,7 @@ def _promote(chat: Chat, at: datetime, outcome: Outcome, *, owes: str | None, ru
     outcome.owed = [owed for owed in outcome.owed if owed != str(turn.id)]
     if runs:
         outcome.run = _order(turn, chat, message)
+    outcome.is_released = not runs
     for other in rest:
         _owe(other, owes, outcome)
         other.save(update_fields=["owes", "told", "rev"])
@@ -480,7 +482,7 @@ def _answered(
     turn.told = True
     turn.rev += 1
     _save_turn(turn)
-    outcome = Outcome()
+    outcome = Outcome(is_released=not worker)
     _list(chat, TurnState.RUNNING, outcome)
     if worker:
         told = protocol.Answered(

@@ -7,6 +7,7 @@ the others.
 import asyncio
 import functools
 import os
+import random
 import socket as sockets
 import time
 from collections.abc import Coroutine
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from chat.turns.manager import ChatManager
 
 log = structlog.get_logger("headrace.worker")
+
+CLAIMS_OVER_S = 0.2
 
 
 class Sweep:
@@ -77,6 +80,12 @@ class Sweep:
             await self._try(manager.end_turns_of_flow(flow), row=flow)
         in_use = await database.read(reads.workers_in_use)
         await database.write(worker_store.bury_idle, in_use)
+
+    async def take_released(self) -> None:
+        """What somebody gave back just now; workers come one after the other, so that each gets some."""
+        await asyncio.sleep(random.uniform(0, CLAIMS_OVER_S))
+        if time.monotonic() >= self._judges_from and self._manager.runner() and not self._manager.hub.is_degraded:
+            await self._claim()
 
     async def purge(self) -> None:
         """Debug and call chats past their day, commands past their week, files that no message names."""
