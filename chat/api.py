@@ -85,7 +85,8 @@ class ChatsView(ChatAPIView):
         rows = own_chats(request.auth).filter(kind=Chat.Kind.CHAT).select_related("flow")
         query = request.query_params.get("q", "").replace("\0", "")[:200]
         if query:
-            in_texts = Message.objects.filter(chat__user_id=request.auth.user_id, parts__icontains=query)
+            mine = Message.objects.filter(chat__user_id=request.auth.user_id)
+            in_texts = mine.filter(search_text__contains=shapes.folded(query))
             rows = rows.filter(Q(title__icontains=query) | Q(id__in=in_texts.values("chat_id")))
         return page(request, rows, ("pinned", "last_turn_at", "id"), chats_json)
 

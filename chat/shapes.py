@@ -1,5 +1,6 @@
 """Rows as the wire shows them. Reads rows that are given, asks the database for nothing."""
 
+import unicodedata
 from typing import Any
 
 import msgspec
@@ -65,6 +66,23 @@ def text_of(parts: list[dict[str, Any]] | list[protocol.Part]) -> str:
     """What a reader would call the text of a message: its text parts, joined."""
     raw = (part if isinstance(part, dict) else msgspec.to_builtins(part) for part in parts)
     return "\n\n".join(part["text"] for part in raw if part["kind"] == "text" and part.get("text"))
+
+
+def search_text(parts: list[dict[str, Any]]) -> str:
+    """What a message is found by: its text, its questions and their answers, folded as what is searched is."""
+    shown = []
+    for part in parts:
+        data = part.get("data")
+        if part["kind"] == "text":
+            shown.append(part.get("text"))
+        elif part["kind"] == "question" and isinstance(data, dict):
+            shown += [data.get("text"), data.get("label")]
+    return folded("\n\n".join(text for text in shown if text))
+
+
+def folded(text: str) -> str:
+    """Letters without their case and in one form each: SQLite's LIKE knows the case of ASCII alone."""
+    return unicodedata.normalize("NFC", text.casefold())
 
 
 def question_of(row: Question) -> protocol.QuestionEvent:

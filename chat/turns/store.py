@@ -193,6 +193,7 @@ def _new_turn(
     if message.turn is None:
         message.turn = turn.id
         message.parts = shapes.user_message_parts(turn.number, begin.text, _files(begin, chat))
+        message.search_text = shapes.search_text(message.parts)
     return turn
 
 
@@ -612,6 +613,7 @@ def _end(
         parent=turn.input,
         role=Message.Role.ASSISTANT,
         parts=parts or [],
+        search_text=shapes.search_text(parts or []),
         turn=turn.id,
         status=state,
         created=at,
