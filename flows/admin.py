@@ -100,7 +100,7 @@ class FlowForm(forms.ModelForm):
     def clean_slug(self) -> str:
         slug = self.cleaned_data["slug"] or store.free_slug(self.cleaned_data.get("name") or "flow")
         try:
-            store.check_slug(slug)
+            store.check_slug(slug, self.instance.pk)
         except WireError as error:
             raise ValidationError(list(error.extra["fields"].values())) from error
         return slug
@@ -218,16 +218,19 @@ class FlowAdmin(admin.ModelAdmin):
         return format_html('<ul class="errorlist">{}</ul>', lines)
 
     def save_model(self, request: HttpRequest, obj: Flow, form: FlowForm, change: bool) -> None:
-        """Meta data as they are; the draft over the revision that the page showed."""
-        if not change or "draft" not in form.changed_data:
+        """What was changed on the page, and nothing else; the draft over the revision that the page showed."""
+        if not change:
             super().save_model(request, obj, form, change)
             return
-        draft = obj.draft
-        obj.draft = Flow.objects.values_list("draft", flat=True).get(pk=obj.pk)
-        super().save_model(request, obj, form, change)
-        obj.refresh_from_db(fields=["revision"])
-        saved = store.save_draft(obj.pk, draft, form.cleaned_data["base_revision"])
-        obj.draft, obj.revision = saved.draft, saved.revision
+        changes = {name: getattr(obj, name) for name in form.changed_data if name in store.META}
+        if changes:
+            store.update_flow(obj.pk, **changes)
+        if "draft" in form.changed_data:
+            obj.revision = store.save_draft(obj.pk, obj.draft, form.cleaned_data["base_revision"]).revision
+
+    def save_related(self, request: HttpRequest, form: FlowForm, formsets: Any, change: bool) -> None:
+        if not change or "groups" in form.changed_data:
+            super().save_related(request, form, formsets, change)
 
     def delete_model(self, request: HttpRequest, obj: Flow) -> None:
         store.delete(obj.pk)
