@@ -264,11 +264,27 @@ async def _serve_build(identity: Identity, ref: str, scope: Scope, receive: Rece
         writing = asyncio.create_task(_write_build(stream, flow.id, built))
         leaving = asyncio.create_task(until_left(receive))
         try:
-            await asyncio.wait([writing, leaving], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([writing, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if writing in done and (failure := writing.exception()) is not None:
+                await _end_build(stream, failure, trace)
         finally:
             for task in (writing, leaving):
                 task.cancel()
             await asyncio.gather(writing, leaving, return_exceptions=True)
+
+
+async def _end_build(stream: EventStream, failure: BaseException, trace: str) -> None:
+    """How the build went can not be told any more: why, and the end of the answer."""
+    if isinstance(failure, OSError) and not isinstance(failure, TimeoutError):
+        return  # the reader is gone
+    if not isinstance(failure, WireError):
+        log.error("events_failed", trace_id=trace, exc_info=failure)
+        failure = WireError("internal")
+    shown = {"faults": [], **error_body(failure, trace)["error"]}
+    async with asyncio.timeout(CLOSE_S):
+        await stream.event("error", msgspec.json.encode(shown))
+        await stream.event("end_of_stream", msgspec.json.encode({"status": "failure"}))
+        await stream.end()
 
 
 async def _write_build(stream: EventStream, flow: Any, built: build.Build) -> None:
