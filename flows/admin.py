@@ -393,7 +393,9 @@ class ProviderForm(forms.ModelForm):
 
     class Meta:
         model = Provider
-        fields = ("slug", "kind", "base_url", "model_names", "options", "on_takeover", "prices", "enabled")
+        fields = (
+            "slug", "kind", "base_url", "model_names", "options", "on_takeover", "prices", "takes_pictures", "enabled",
+        )  # fmt: skip
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean()
@@ -413,7 +415,7 @@ class ProviderAdmin(admin.ModelAdmin):
     list_filter = ("kind", "enabled")
     search_fields = ("slug", "base_url")
     fields = (
-        ("slug", "kind", "enabled"),
+        ("slug", "kind", "enabled", "takes_pictures"),
         "base_url",
         "key",
         "has_key",

@@ -243,6 +243,14 @@ def test_a_provider_s_key_is_write_only(page: Client, settings: Any) -> None:
     assert "base_url" in refused.context["adminform"].form.errors
 
 
+@pytest.mark.parametrize("takes", [True, False])
+def test_an_operator_says_whether_a_provider_takes_pictures(page: Client, takes: bool) -> None:
+    form = {"slug": "mine", "kind": "scripted", "model_names": "[]", "options": "{}", "prices": "{}"}
+    form |= {"on_takeover": "restart", "enabled": "on"} | ({"takes_pictures": "on"} if takes else {})
+    assert page.post("/admin/flows/provider/add/", form).status_code == 302
+    assert Provider.objects.get().takes_pictures is takes
+
+
 # ------------------------------------------------------------------------------------------------------- users
 
 
