@@ -49,12 +49,12 @@ class ChatPatch(Body):
 
 
 class SayBody(Body):
-    """A `say`; its text is judged where a socket's is."""
+    """A `say`; its text and the number of its files are judged where a socket's are."""
 
     text = Json(kind=str)
     params = Json(kind=dict, default=dict)
     parent = serializers.UUIDField(required=False, allow_null=True)
-    files = serializers.ListField(child=serializers.UUIDField(), default=list, max_length=10)
+    files = serializers.ListField(child=serializers.UUIDField(), default=list)
 
 
 class AnswerBody(Body):

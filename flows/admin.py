@@ -24,6 +24,7 @@ from flows.diff import Diff, EdgeChange, diff
 from flows.models import Flow, FlowVersion, Provider
 from streams.errors import WireError
 from streams.models import StreamSession
+from streams.sentences import told
 from streams.states import LIVE
 
 NOTE_CHARS = 1000
@@ -38,7 +39,7 @@ def pretty(value: Any) -> str:
 def sentences(error: WireError) -> str:
     """An error in one line, its faults and fields with it."""
     faults = [fault_line(fault) for fault in faults_json(error.extra.get("faults", []))]
-    return " ".join([_(error.text or error.entry.text), *error.extra.get("fields", {}).values(), *faults])
+    return " ".join([told(error.text or error.entry.text, _), *error.extra.get("fields", {}).values(), *faults])
 
 
 def fault_line(fault: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from accounts.lists import ReadOnlyAdmin
 from chat.turns import manager as managers
 from chat.turns.manager import ChatManager
 from streams.errors import WireError
+from streams.sentences import told
 
 REASON_CHARS = 200
 MAY_OPERATE = "streams.change_streamsession"
@@ -52,7 +53,7 @@ class OperatedAdmin(ReadOnlyAdmin):
             try:
                 _at_the_manager(operation.order, row)
             except WireError as error:
-                self.message_user(request, f"{row}: {_(error.text or error.entry.text)}", messages.WARNING)
+                self.message_user(request, f"{row}: {told(error.text or error.entry.text, _)}", messages.WARNING)
                 continue
             self.log_change(request, row, f"{operation.title}: {reason}")
             self.message_user(request, f"{row}: {operation.done}", messages.SUCCESS)

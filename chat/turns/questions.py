@@ -4,6 +4,8 @@ from typing import Any
 
 from flows import schemas
 from streams.errors import WireError
+from streams.sentences import Sentence
+from streams.sentences import noop as _
 
 TEXT_CHARS = schemas.TEXT_CHARS
 
@@ -48,12 +50,17 @@ def checked_params(schema: dict | None, params: dict[str, Any]) -> dict[str, Any
     """A say's `params` by the start node's schema. Raises WireError validation_error with the field."""
     if not schema:
         if params:
-            raise WireError("validation_error", field=f"params.{next(iter(params))[:64]}")
+            raise _unfit_param(next(iter(params))[:64], Sentence(_("there is no such field")))
         return {}
     try:
         return schemas.validate(schema, params)
     except schemas.SchemaError as error:
-        raise WireError("validation_error", field=f"params.{next(iter(error.fields))}") from None
+        raise _unfit_param(*next(iter(error.fields.items()))) from None
+
+
+def _unfit_param(name: str, reason: Sentence) -> WireError:
+    text = Sentence(_("The field {name} is not valid: {reason}."), name=name, reason=reason)
+    return WireError("validation_error", text, field=f"params.{name}")
 
 
 def fitting_params(schema: dict | None, params: dict[str, Any]) -> dict[str, Any]:
@@ -67,4 +74,6 @@ def _form(schema: dict, value: Any) -> dict[str, Any]:
     try:
         return schemas.validate(schema, value)
     except schemas.SchemaError as error:
-        raise WireError("invalid_answer", field=next(iter(error.fields)) or "value") from None
+        name, reason = next(iter(error.fields.items()))
+        text = Sentence(_("The answer does not fit: {reason}."), reason=reason)
+        raise WireError("invalid_answer", text, field=name or "value") from None

@@ -592,15 +592,16 @@ async def test_form_is_checked_by_its_schema_and_filled_with_defaults(modelled, 
     async with tab(flow, chat) as one:
         question = await asked(one)
         assert question["schema"]["required"] == ["name"]
-        for value, field in (
-            ({}, "name"),
-            ({"name": "Ada", "age": 0}, "age"),
-            ({"name": "Ada", "size": "XL"}, "size"),
-            ({"name": "Ada", "more": 1}, "more"),
-            ("Ada", "value"),
+        for value, field, reason in (
+            ({}, "name", "it is needed"),
+            ({"name": "Ada", "age": 0}, "age", "it is less than 1"),
+            ({"name": "Ada", "size": "XL"}, "size", "it is not one of the choices"),
+            ({"name": "Ada", "more": 1}, "more", "there is no such field"),
+            ("Ada", "value", "it must be an object"),
         ):
             refused = await one.command("answer", question=question["question"], value=value)
             assert (refused["code"], refused["field"]) == ("invalid_answer", field)
+            assert refused["text"] == f"The answer does not fit: {reason}."
         await one.command("answer", question=question["question"], value={"name": "Ada"})
         end = await one.until_ended(question["turn"])
     assert text_of(end["message"]["parts"]) == "Ada M false"
