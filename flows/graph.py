@@ -415,7 +415,8 @@ def _check_edges(graph: Graph, inspections: dict[str, Inspection]) -> Iterator[F
         else:
             is_chosen = edge.branch in inspection.branches or edge.branch in inspection.optional
         if not is_chosen:
-            yield fault("unknown_branch", edge.start, edge=edge.index, name=edge.branch or "an edge without one")
+            name = edge.branch or Sentence(_("an edge without one"))
+            yield fault("unknown_branch", edge.start, edge=edge.index, name=name)
     for node, inspection in inspections.items():
         if inspection.branches is None or inspection.is_end or None in leaving[node]:
             continue

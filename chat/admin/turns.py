@@ -12,14 +12,13 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import lists
 from chat.admin.operations import OperatedAdmin, Operation
-from chat.admin.sessions import FOUND_CHATS, LISTED_FLOWS
+from chat.admin.sessions import FOUND_CHATS, LISTED_FLOWS, cause
 from chat.admin.transcript import ACTIONS, answer_to, timelines
 from chat.models import STATES, Chat, Question, Turn
 from chat.turns.manager import ChatManager
 from chat.turns.states import UNENDED, TurnState
 from flows import handlers
 from flows.models import Flow
-from streams.errors import CATALOGUE
 from streams.models import StreamSession, Worker
 
 # What a list has no use for and what may be large.
@@ -237,11 +236,6 @@ class TurnAdmin(OperatedAdmin):
     def error_json(self, row: Turn) -> str:
         error = row.error or {}
         return format_html("{}", error.get("text") or "–")
-
-
-def cause(code: str) -> str:
-    """A catalogue's code as people read it."""
-    return code.replace("_", " ") if code in CATALOGUE else code
 
 
 class OpenFilter(lists.Choice):
