@@ -18,8 +18,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from accounts import lists
-from flows import build, providers, store
-from flows.api import check_provider, faults_json
+from flows import build, graph, providers, store
 from flows.diff import Diff, EdgeChange, diff
 from flows.models import Flow, FlowVersion, Provider
 from streams.errors import WireError
@@ -28,7 +27,6 @@ from streams.sentences import told
 from streams.states import LIVE
 
 NOTE_CHARS = 1000
-CHATS = Flow.chats.rel.related_model  # of the floor above
 MONOSPACE = {"class": "vLargeTextField draft", "rows": 32, "cols": 120, "wrap": "off", "spellcheck": "false"}
 
 
@@ -38,7 +36,7 @@ def pretty(value: Any) -> str:
 
 def sentences(error: WireError) -> str:
     """An error in one line, its faults and fields with it."""
-    faults = [fault_line(fault) for fault in faults_json(error.extra.get("faults", []))]
+    faults = [fault_line(fault) for fault in graph.faults_json(error.extra.get("faults", []), _)]
     return " ".join([told(error.text or error.entry.text, _), *error.extra.get("fields", {}).values(), *faults])
 
 
@@ -95,7 +93,9 @@ class FlowForm(forms.ModelForm):
         try:
             store.check_draft(draft)
         except WireError as error:
-            raise ValidationError([fault_line(fault) for fault in faults_json(error.extra["faults"])]) from error
+            raise ValidationError(
+                [fault_line(fault) for fault in graph.faults_json(error.extra["faults"], _)]
+            ) from error
         return draft
 
     def clean_slug(self) -> str:
@@ -119,16 +119,16 @@ class FlowForm(forms.ModelForm):
 @admin.register(Flow)
 class FlowAdmin(admin.ModelAdmin):
     form = FlowForm
-    list_display = ("name", "status_shown", "version", "owner", "visibility", "chats", "live_sessions", "updated")
+    list_display = ("name", "status_shown", "version", "owner", "visibility", "live_sessions", "updated")
     list_filter = ("status", "visibility", "double_text", "updated")
     list_select_related = ("owner", "published")
     search_fields = ("name", "slug", "description", "owner__username")
     ordering = ("name", "slug")
     autocomplete_fields = ("owner",)
     filter_horizontal = ("groups",)
-    readonly_fields = ("status_shown", "version", "revision", "faults", "chats", "live_sessions", "created", "updated")
+    readonly_fields = ("status_shown", "version", "revision", "faults", "live_sessions", "created", "updated")
     fieldsets = (
-        (None, {"fields": (("status_shown", "version"), ("chats", "live_sessions"))}),
+        (None, {"fields": (("status_shown", "version"), "live_sessions")}),
         (gettext_lazy("The flow"), {"fields": ("name", "slug", "description", "icon", "owner")}),
         (gettext_lazy("Who, and how"), {"fields": ("visibility", "groups", "double_text")}),
         (gettext_lazy("Draft"), {"fields": ("draft", "faults", "base_revision", ("revision", "created", "updated"))}),
@@ -150,14 +150,11 @@ class FlowAdmin(admin.ModelAdmin):
         return super().get_queryset(request).filter(deleted=False).defer("published__graph")
 
     def complete(self, rows: Sequence[Flow]) -> None:
-        """How much each is used: two queries a page."""
-        ids = [row.pk for row in rows]
-        chats = CHATS.objects.filter(flow__in=ids).order_by()
-        counts = dict(chats.values_list("flow").annotate(Count("pk")))
+        """How much each is used: a query a page."""
         live = StreamSession.objects.filter(state__in=LIVE).order_by()  # fewer than those of a flow
         sockets = dict(live.values_list("flow").annotate(Count("pk")))
         for row in rows:
-            row.chat_count, row.socket_count = counts.get(row.pk, 0), sockets.get(row.pk, 0)
+            row.socket_count = sockets.get(row.pk, 0)
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Flow | None:
         row = super().get_object(request, object_id, from_field)
@@ -199,11 +196,6 @@ class FlowAdmin(admin.ModelAdmin):
     def version(self, row: Flow) -> str:
         return lists.page_of(row.published, f"v{row.published.number}") if row.published else "–"
 
-    @admin.display(description=gettext_lazy("chats"))
-    def chats(self, row: Any) -> str:
-        count = intcomma(getattr(row, "chat_count", 0))
-        return lists.link(lists.rows_url(CHATS, flow=row.pk), count)
-
     @admin.display(description=gettext_lazy("live sockets"))
     def live_sessions(self, row: Any) -> str:
         count = intcomma(getattr(row, "socket_count", 0))
@@ -212,7 +204,7 @@ class FlowAdmin(admin.ModelAdmin):
     @admin.display(description=gettext_lazy("faults"))
     def faults(self, row: Flow) -> str:
         """What keeps the draft, as it was saved, from being built."""
-        faults = faults_json(build.faults_of(row.draft)) if row.pk and not row._state.adding else []
+        faults = graph.faults_json(build.faults_of(row.draft), _) if row.pk and not row._state.adding else []
         if not faults:
             return _("none")
         lines = format_html_join("", "<li>{}</li>", ((fault_line(fault),) for fault in faults))
@@ -402,7 +394,7 @@ class ProviderForm(forms.ModelForm):
         cleaned = super().clean()
         if not self.errors:
             try:
-                check_provider(cleaned["kind"], cleaned["base_url"], cleaned["options"])
+                providers.check(cleaned["kind"], cleaned["base_url"], cleaned["options"])
             except WireError as error:
                 for field, text in error.extra["fields"].items():
                     self.add_error(field, text)

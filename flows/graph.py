@@ -114,6 +114,21 @@ def as_sentence(item: Fault) -> Sentence:
     return Sentence(FAULTS[item.code], **{name: restored(value) for name, value in item.names.items()})
 
 
+def faults_json(faults: list[Any], gettext: Callable[[str], str]) -> list[dict[str, Any]]:
+    """Faults, as structs or as a build kept them, as editors show them."""
+    items = msgspec.convert(msgspec.to_builtins(faults), list[Fault])
+    return [
+        {
+            "node": item.node,
+            "field": item.field,
+            "edge": item.edge,
+            "code": item.code,
+            "text": sentence(item, gettext),
+        }
+        for item in items
+    ]
+
+
 # ------------------------------------------------------------------------------------ what a kind tells
 
 

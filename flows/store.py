@@ -15,6 +15,8 @@ from django.db import IntegrityError, models, transaction
 from django.utils.text import slugify
 from django.utils.translation import gettext as _
 
+from accounts import rights
+from accounts.tokens import Identity
 from flows import graph
 from flows.models import Flow, FlowVersion, Provider
 from flows.signals import flow_deleted
@@ -43,6 +45,14 @@ def find_flow(ref: str) -> Flow | None:
     if id_ is not None:
         return flows.filter(id=id_).first()
     return flows.filter(slug=ref).first() if SLUG.match(ref) else None
+
+
+def own_flow(identity: Identity, ref: str) -> Flow:
+    """One that he may edit; another's is not there, though he may chat with it. Raises not_found."""
+    flow = find_flow(ref)
+    if flow is None or not rights.can_edit(identity, flow):
+        raise WireError("not_found")
+    return flow
 
 
 def create_flow(

@@ -22,8 +22,8 @@ from chat import protocol
 from chat.doors import admission
 from chat.doors.client import error_frame
 from chat.turns import reads
-from flows import api as flows_api
-from flows import build
+from flows import build, graph
+from flows import store as flows
 from streams import database
 from streams.errors import WireError
 from streams.hub import Ring
@@ -254,7 +254,7 @@ class EventReader:
 
 async def _serve_build(identity: Identity, ref: str, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
     """The last build's events to its end: short, so neither counted nor resumed."""
-    flow = await database.read(flows_api.own_flow, identity, ref)
+    flow = await database.read(flows.own_flow, identity, ref)
     built = await build.build_of(flow.id)
     if built is None:
         raise WireError("not_found")
@@ -290,6 +290,6 @@ async def _end_build(stream: EventStream, failure: BaseException, trace: str) ->
 async def _write_build(stream: EventStream, flow: Any, built: build.Build) -> None:
     async with contextlib.aclosing(build.follow(flow, built)) as events:
         async for type_, fields in events:
-            shown = {"faults": flows_api.faults_json(fields["faults"])} if type_ == "error" else fields
+            shown = {"faults": graph.faults_json(fields["faults"], translation.gettext)} if type_ == "error" else fields
             await stream.event(type_, msgspec.json.encode(shown))
     await stream.end()
