@@ -1,6 +1,7 @@
 """Rows as the wire shows them. Reads rows that are given, asks the database for nothing."""
 
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -83,6 +84,15 @@ def search_text(parts: list[dict[str, Any]]) -> str:
 def folded(text: str) -> str:
     """Letters without their case and in one form each: SQLite's LIKE knows the case of ASCII alone."""
     return unicodedata.normalize("NFC", text.casefold())
+
+
+def ancestors(parents: Mapping[Any, Any], at: Any) -> list[Any]:
+    """`at` and what it follows, up to the root or to what `parents` does not know."""
+    path: dict[Any, None] = {}
+    while at in parents and at not in path:
+        path[at] = None
+        at = parents[at]
+    return list(path)
 
 
 def question_of(row: Question) -> protocol.QuestionEvent:

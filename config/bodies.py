@@ -13,8 +13,9 @@ from django.conf import settings
 from django.utils.translation import gettext_noop as _
 
 from accounts.rest.errors import error_body, error_headers, error_status
-from config.trace import HEADER, new_trace
+from config.trace import HEADER
 from streams.errors import WireError, too_large
+from streams.trace import new_trace
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]

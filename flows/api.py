@@ -3,9 +3,7 @@
 import re
 from typing import Any
 
-import msgspec
 from asgiref.sync import async_to_sync
-from django.conf import settings
 from django.contrib.auth.models import Group
 from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
@@ -17,7 +15,7 @@ from rest_framework.views import APIView
 
 from accounts import rights
 from accounts.authentication import IsStaff
-from accounts.rest.bodies import Body, Flag, Json, Text, found, path_id
+from accounts.rest.bodies import Body, Flag, Json, Nothing, Text, found, path_id
 from accounts.rest.pages import page
 from accounts.tokens import Identity
 from flows import build, diff, graph, providers, store
@@ -68,10 +66,6 @@ class FlowExport(Body):
     description = Text(max_length=10_000, allow_blank=True, default="")
     double_text = serializers.ChoiceField(choices=Flow.DoubleText.choices, default=Flow.DoubleText.QUEUE)
     graph = Json()
-
-
-class Nothing(Body):
-    pass
 
 
 class ProviderPatch(Body):

@@ -133,6 +133,10 @@ class Body(serializers.Serializer):
         return body.validated_data
 
 
+class Nothing(Body):
+    """Of what is asked for without more: a field is refused."""
+
+
 def path_id(text: str) -> uuid.UUID:
     """An id in a path, with or without dashes. One of another form is not there, like one that is not yours."""
     if not _UUID.fullmatch(text):

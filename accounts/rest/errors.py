@@ -4,7 +4,6 @@
 exceptions, and in `config/errors.py` for those that Django answers before a view is found.
 """
 
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from rest_framework.response import Response
 
 from streams.errors import WireError, shape_of
 from streams.sentences import told
+from streams.trace import new_trace
 
 ERROR_EXTRA = ("fields", "retry_after", "faults")
 
@@ -28,7 +28,7 @@ def trace_of(request: Any) -> str:
     """Names the log lines of this request, in its errors and in the header `X-Trace-Id`."""
     plain: HttpRequest = getattr(request, "_request", request)
     if not hasattr(plain, "trace"):
-        plain.trace = secrets.token_hex(8)
+        plain.trace = new_trace()
     return plain.trace
 
 

@@ -74,7 +74,7 @@ class FlowFilter(lists.Choice):
         if not value:
             return queryset
         id_ = lists.as_uuid(value)
-        return queryset.filter(flow=id_) if id_ else queryset.none()
+        return queryset.filter(**{self.exact: id_}) if id_ else queryset.none()
 
 
 class StateFilter(lists.Choice):

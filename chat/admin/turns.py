@@ -12,13 +12,13 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import lists
 from chat.admin.operations import OperatedAdmin, Operation
-from chat.admin.sessions import FOUND_CHATS, LISTED_FLOWS, cause
+from chat.admin.sessions import FOUND_CHATS, cause
+from chat.admin.sessions import FlowFilter as OwnFlowFilter
 from chat.admin.transcript import ACTIONS, answer_to, timelines
 from chat.models import STATES, Chat, Question, Turn
 from chat.turns.manager import ChatManager
 from chat.turns.states import UNENDED, TurnState
 from flows import handlers
-from flows.models import Flow
 from streams.models import StreamSession, Worker
 
 # What a list has no use for and what may be large.
@@ -52,21 +52,8 @@ class StateFilter(lists.Choice):
         return super().queryset(request, queryset)
 
 
-class FlowFilter(lists.Choice):
-    title = _("flow")
-    parameter_name = "flow"
+class FlowFilter(OwnFlowFilter):
     exact = "chat__flow"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        flows = Flow.objects.filter(deleted=False).order_by("name").values_list("id", "name")[:LISTED_FLOWS]
-        return [(str(id_), name) for id_, name in flows]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        value = self.value()
-        if not value:
-            return queryset
-        id_ = lists.as_uuid(value)
-        return queryset.filter(chat__flow=id_) if id_ else queryset.none()
 
 
 class HandlerFilter(lists.Choice):

@@ -6,7 +6,6 @@ A reader costs no thread. It is admitted, counted, told and closed by the manage
 import asyncio
 import contextlib
 import re
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,7 @@ from streams.pump import Pump
 from streams.sessions import Session
 from streams.sse import EventStream, Receive, Send, until_left
 from streams.states import Door
+from streams.trace import new_trace
 
 if TYPE_CHECKING:
     from chat.turns.manager import ChatManager
@@ -52,7 +52,7 @@ def is_event_path(scope: Scope) -> bool:
 
 async def serve(manager: "ChatManager", scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a GET of an event path, to its end. Refusals are REST's."""
-    trace = secrets.token_hex(8)
+    trace = new_trace()
     chat, flow = CHAT_EVENTS.match(scope["path"]), BUILD_EVENTS.match(scope["path"])
     identity = None
     begun = _Begun(send)

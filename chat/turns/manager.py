@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
+from asgiref.sync import async_to_sync
 from django.conf import settings
 
 from accounts import tokens
@@ -580,6 +581,12 @@ async def stop() -> None:
 async def drain() -> None:
     if _manager is not None:
         await _manager.drain()
+
+
+@async_to_sync
+async def ask_manager(what: Callable[[ChatManager], Awaitable[Any]]) -> Any:
+    """From a view's thread: on the loop on which this process's manager lives."""
+    return await what(await start())
 
 
 # ------------------------------------------------------------------------------------------------- small
