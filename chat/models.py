@@ -1,4 +1,6 @@
-"""Rows of chats and turns (docs: durability). Written only in `chat/turns/store.py`."""
+"""Rows of chats, turns and files (docs: durability). Written only in `chat/turns/store.py`, and files in
+`chat/files/store.py` too.
+"""
 
 import uuid
 

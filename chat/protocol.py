@@ -159,13 +159,6 @@ class TurnEnd(Event, tag="turn_end", omit_defaults=False):
     error: Fault | None
 
 
-class Notification(Event, tag="notification"):
-    message: Message
-    source: str
-    status: str
-    data: Any = None
-
-
 class ChatEvent(Event, tag="chat"):
     """`title`, `head` and `deleted` where they changed."""
 

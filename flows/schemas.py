@@ -120,11 +120,6 @@ def validate(raw: Any, values: Any) -> dict[str, Any]:
     return filled
 
 
-def defaults(raw: Any) -> dict[str, Any]:
-    """What a form holds before anybody touches it."""
-    return {name: item.default for name, item in parse(raw).properties.items() if item.default is not None}
-
-
 def _fault(item: Property, value: Any) -> Sentence | None:
     """Why the value does not fit, or None."""
     if item.enum is not None and not any(type(value) is type(one) and value == one for one in item.enum):
