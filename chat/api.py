@@ -32,7 +32,7 @@ from flows import store as flows
 from streams.clock import stamp
 from streams.errors import WireError
 
-TITLE_CHARS = 200
+TITLE_CHARS = Chat._meta.get_field("title").max_length  # of one that is given
 COMMENT_CHARS = 2000
 IDEMPOTENCY_KEY = "Idempotency-Key"
 

@@ -199,6 +199,7 @@ class Limits(msgspec.Struct, kw_only=True):
     text_chars: int
     frame_bytes: int
     file_bytes: int
+    files_per_say: int
 
 
 class Welcome(Frame, tag="welcome", omit_defaults=False):

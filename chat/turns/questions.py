@@ -1,13 +1,13 @@
-"""Whether an answer fits its question: options, a form's schema, or free text. Pure."""
+"""Whether an answer fits its question: options, a form's schema, or free text; no text is longer than a `say`'s."""
 
 from typing import Any
+
+from django.conf import settings
 
 from flows import schemas
 from streams.errors import WireError
 from streams.sentences import Sentence
 from streams.sentences import noop as _
-
-TEXT_CHARS = schemas.TEXT_CHARS
 
 
 def checked(options: list[dict], schema: dict | None, action: str, value: Any) -> tuple[Any, str]:
@@ -21,7 +21,7 @@ def checked(options: list[dict], schema: dict | None, action: str, value: Any) -
         return value, label
     if schema:
         return _form(schema, value), ""
-    if not isinstance(value, str) or not value.strip() or len(value) > TEXT_CHARS or "\x00" in value:
+    if not isinstance(value, str) or not value.strip() or len(value) > settings.HEADRACE.text_chars or "\x00" in value:
         raise WireError("invalid_answer", field="value")
     return value, value
 
@@ -53,7 +53,7 @@ def checked_params(schema: dict | None, params: dict[str, Any]) -> dict[str, Any
             raise _unfit_param(next(iter(params))[:64], Sentence(_("there is no such field")))
         return {}
     try:
-        return schemas.validate(schema, params)
+        return schemas.validate(schema, params, settings.HEADRACE.text_chars)
     except schemas.SchemaError as error:
         raise _unfit_param(*next(iter(error.fields.items()))) from None
 
@@ -72,7 +72,7 @@ def fitting_params(schema: dict | None, params: dict[str, Any]) -> dict[str, Any
 def _form(schema: dict, value: Any) -> dict[str, Any]:
     """One object of plain fields; defaults fill what is left out."""
     try:
-        return schemas.validate(schema, value)
+        return schemas.validate(schema, value, settings.HEADRACE.text_chars)
     except schemas.SchemaError as error:
         name, reason = next(iter(error.fields.items()))
         text = Sentence(_("The answer does not fit: {reason}."), reason=reason)

@@ -608,6 +608,17 @@ async def test_form_is_checked_by_its_schema_and_filled_with_defaults(modelled, 
     assert end["message"]["parts"][0]["data"]["value"] == {"name": "Ada", "size": "M", "news": False}
 
 
+async def test_texts_of_an_answer_are_bound_as_what_is_said(modelled, tab, bounds):
+    bounds(text_chars=40_000)
+    flow, chat = await modelled(asking(schema=FORM)), new_chat()
+    async with tab(flow, chat) as one:
+        question = (await asked(one))["question"]
+        refused = await one.command("answer", question=question, value={"name": "x" * 40_001})
+        assert (refused["code"], refused["field"]) == ("invalid_answer", "name")
+        assert refused["text"] == "The answer does not fit: it has more than 40000 characters."
+        assert (await one.command("answer", question=question, value={"name": "x" * 40_000}))["type"] == "ok"
+
+
 @pytest.mark.parametrize("action", ["decline", "cancel"])
 async def test_declined_question_takes_the_branch_declined(modelled, tab, action):
     flow, chat = await modelled(branching(["tea", "milk", "declined"], options=OPTIONS)), new_chat()
