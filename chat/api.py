@@ -2,7 +2,6 @@
 
 import secrets
 import uuid
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -18,7 +17,7 @@ from rest_framework.views import APIView
 
 from accounts import locale as languages
 from accounts import rights
-from accounts.rest.bodies import Body, Flag, Json, Text, found, path_id
+from accounts.rest.bodies import Body, Flag, Json, Nothing, Text, found, path_id
 from accounts.rest.pages import page
 from accounts.tokens import Identity
 from chat import export, protocol, shapes, snapshot
@@ -26,13 +25,14 @@ from chat.doors import admission
 from chat.models import Chat, Message, Question, Turn
 from chat.turns import manager as managers
 from chat.turns import store
+from chat.turns.manager import ask_manager
 from chat.turns.nodes import Nodes
 from chat.turns.states import ACTIVE, TurnState
 from flows import store as flows
 from streams.clock import stamp
 from streams.errors import WireError
 
-TITLE_CHARS = 200
+TITLE_CHARS = Chat._meta.get_field("title").max_length  # of one that is given
 COMMENT_CHARS = 2000
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
@@ -49,12 +49,12 @@ class ChatPatch(Body):
 
 
 class SayBody(Body):
-    """A `say`; its text is judged where a socket's is."""
+    """A `say`; its text and the number of its files are judged where a socket's are."""
 
     text = Json(kind=str)
     params = Json(kind=dict, default=dict)
     parent = serializers.UUIDField(required=False, allow_null=True)
-    files = serializers.ListField(child=serializers.UUIDField(), default=list, max_length=10)
+    files = serializers.ListField(child=serializers.UUIDField(), default=list)
 
 
 class AnswerBody(Body):
@@ -65,10 +65,6 @@ class AnswerBody(Body):
 class Feedback(Body):
     value = serializers.ChoiceField(choices=["up", "down"])
     comment = Text(max_length=COMMENT_CHARS, allow_blank=True, default="")
-
-
-class Nothing(Body):
-    pass
 
 
 # ------------------------------------------------------------------------------------------------------- chats
@@ -85,7 +81,8 @@ class ChatsView(ChatAPIView):
         rows = own_chats(request.auth).filter(kind=Chat.Kind.CHAT).select_related("flow")
         query = request.query_params.get("q", "").replace("\0", "")[:200]
         if query:
-            in_texts = Message.objects.filter(chat__user_id=request.auth.user_id, parts__icontains=query)
+            mine = Message.objects.filter(chat__user_id=request.auth.user_id)
+            in_texts = mine.filter(search_text__contains=shapes.folded(query))
             rows = rows.filter(Q(title__icontains=query) | Q(id__in=in_texts.values("chat_id")))
         return page(request, rows, ("pinned", "last_turn_at", "id"), chats_json)
 
@@ -202,11 +199,7 @@ def _ancestors(chat: Chat, branch: str) -> list[uuid.UUID]:
         at = None
     if at not in parents:
         raise WireError("message_not_found")
-    path = []
-    while at is not None:
-        path.append(at)
-        at = parents.pop(at, None)
-    return path
+    return shapes.ancestors(parents, at)
 
 
 class FeedbackView(ChatAPIView):
@@ -328,9 +321,3 @@ def _locale(request: Request) -> str:
 async def _say(identity: Identity, chat: str, locale: str, said: protocol.Say) -> dict[str, Any]:
     manager = await managers.start()
     return await manager.say(await admission.admit_chat(identity, chat, locale), said)
-
-
-@async_to_sync
-async def ask_manager(what: Callable[[managers.ChatManager], Awaitable[Any]]) -> Any:
-    """On the loop on which this process's manager lives."""
-    return await what(await managers.start())

@@ -51,16 +51,8 @@ def as_markdown(chat: Chat) -> str:
 def branch(chat: Chat, leaf: Any) -> list[Message]:
     """The messages from the root to `leaf`; the answer of a turn that runs is not there yet."""
     rows = {row.id: row for row in chat.messages.all()}
-    answers = dict(chat.turns.values_list("answer", "input"))
-    path: list[Message] = []
-    seen = set()
-    while leaf is not None and leaf not in seen:
-        seen.add(leaf)
-        row = rows.get(leaf)
-        if row is not None:
-            path.append(row)
-        leaf = row.parent if row is not None else answers.get(leaf)
-    return path[::-1]
+    parents = dict(chat.turns.values_list("answer", "input")) | {row.id: row.parent for row in rows.values()}
+    return [rows[id_] for id_ in reversed(shapes.ancestors(parents, leaf)) if id_ in rows]
 
 
 def _part(part: dict[str, Any]) -> str:

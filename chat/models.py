@@ -1,4 +1,6 @@
-"""Rows of chats and turns (docs: durability). Written only in `chat/turns/store.py`."""
+"""Rows of chats, turns and files (docs: durability). Written only in `chat/turns/store.py`, and files in
+`chat/files/store.py` too.
+"""
 
 import uuid
 
@@ -71,6 +73,13 @@ class Chat(Owing):
         return self.title or _("Untitled chat %(id)s") % {"id": str(self.id)[:8]}
 
 
+class Messages(models.Manager):
+    """Rows without what only the database looks at: an answer's text is in its parts already."""
+
+    def get_queryset(self) -> models.QuerySet:
+        return super().get_queryset().defer("search_text")
+
+
 class Message(models.Model):
     class Role(models.TextChoices):
         USER = "user", _("user")
@@ -82,11 +91,15 @@ class Message(models.Model):
     parent = models.UUIDField(null=True, blank=True)  # may name the answer of a turn that has not ended
     role = models.CharField(max_length=16, choices=Role.choices)
     parts = models.JSONField(default=list)
+    # What `q` looks in: `shapes.search_text` of the parts. The default is the database's too, for older workers.
+    search_text = models.TextField(default="", db_default="", blank=True, editable=False)
     turn = models.UUIDField(null=True, blank=True)
     status = models.CharField(max_length=8, default="done")
     client_id = models.CharField(max_length=64, blank=True)
     feedback = models.JSONField(null=True, blank=True)
     created = models.DateTimeField()
+
+    objects = Messages()
 
     class Meta:
         verbose_name = _("message")

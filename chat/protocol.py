@@ -159,13 +159,6 @@ class TurnEnd(Event, tag="turn_end", omit_defaults=False):
     error: Fault | None
 
 
-class Notification(Event, tag="notification"):
-    message: Message
-    source: str
-    status: str
-    data: Any = None
-
-
 class ChatEvent(Event, tag="chat"):
     """`title`, `head` and `deleted` where they changed."""
 
@@ -206,6 +199,7 @@ class Limits(msgspec.Struct, kw_only=True):
     text_chars: int
     frame_bytes: int
     file_bytes: int
+    files_per_say: int
 
 
 class Welcome(Frame, tag="welcome", omit_defaults=False):

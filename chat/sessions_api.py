@@ -15,8 +15,8 @@ from rest_framework.views import APIView
 from accounts.authentication import MaySeeSessions
 from accounts.rest.bodies import Body, Text, found, path_id
 from accounts.rest.pages import page
-from chat.api import ask_manager
 from chat.models import Turn
+from chat.turns.manager import ask_manager
 from chat.turns.states import TurnState
 from streams import database, store
 from streams.clock import stamp

@@ -1,5 +1,7 @@
 """Rows as the wire shows them. Reads rows that are given, asks the database for nothing."""
 
+import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -65,6 +67,32 @@ def text_of(parts: list[dict[str, Any]] | list[protocol.Part]) -> str:
     """What a reader would call the text of a message: its text parts, joined."""
     raw = (part if isinstance(part, dict) else msgspec.to_builtins(part) for part in parts)
     return "\n\n".join(part["text"] for part in raw if part["kind"] == "text" and part.get("text"))
+
+
+def search_text(parts: list[dict[str, Any]]) -> str:
+    """What a message is found by: its text, its questions and their answers, folded as what is searched is."""
+    shown = []
+    for part in parts:
+        data = part.get("data")
+        if part["kind"] == "text":
+            shown.append(part.get("text"))
+        elif part["kind"] == "question" and isinstance(data, dict):
+            shown += [data.get("text"), data.get("label")]
+    return folded("\n\n".join(text for text in shown if text))
+
+
+def folded(text: str) -> str:
+    """Letters without their case and in one form each: SQLite's LIKE knows the case of ASCII alone."""
+    return unicodedata.normalize("NFC", text.casefold())
+
+
+def ancestors(parents: Mapping[Any, Any], at: Any) -> list[Any]:
+    """`at` and what it follows, up to the root or to what `parents` does not know."""
+    path: dict[Any, None] = {}
+    while at in parents and at not in path:
+        path[at] = None
+        at = parents[at]
+    return list(path)
 
 
 def question_of(row: Question) -> protocol.QuestionEvent:

@@ -13,8 +13,9 @@ from django.conf import settings
 from django.utils.translation import gettext_noop as _
 
 from accounts.rest.errors import error_body, error_headers, error_status
-from config.trace import HEADER, new_trace
-from streams.errors import WireError
+from config.trace import HEADER
+from streams.errors import WireError, too_large
+from streams.trace import new_trace
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -38,9 +39,9 @@ class _Refused(Exception):
 class _Body:
     """`receive` of one request, with its bounds."""
 
-    def __init__(self, receive: Receive, most_bytes: int, within_s: float, too_large: str) -> None:
+    def __init__(self, receive: Receive, most_bytes: int, within_s: float, path: str) -> None:
         self._receive = receive
-        self._too_large = too_large
+        self._path = path
         self._left = most_bytes
         self._until = asyncio.get_running_loop().time() + within_s
         self._has_ended = False
@@ -55,7 +56,7 @@ class _Body:
             raise _Refused(_late()) from None
         self._left -= len(message.get("body", b""))
         if self._left < 0:
-            raise _Refused(WireError(self._too_large))
+            raise _Refused(_too_large(self._path))
         self._has_ended = not message.get("more_body", False)
         return message
 
@@ -63,12 +64,11 @@ class _Body:
 def bounded(application: Application) -> Application:
     async def bounded_application(scope: Scope, receive: Receive, send: Send) -> None:
         most_bytes, within_s = _bounds_of(scope["path"])
-        too_large = "file_too_large" if scope["path"] == FILES else "frame_too_large"
         if _declared(scope) > most_bytes:
-            await _answer(WireError(too_large), receive, send)
+            await _answer(_too_large(scope["path"]), receive, send)
             return
         try:
-            await application(scope, _Body(receive, most_bytes, within_s, too_large).receive, send)
+            await application(scope, _Body(receive, most_bytes, within_s, scope["path"]).receive, send)
         except _Refused as refused:  # Django has the whole body before it answers
             await _answer(refused.error, receive, send)
 
@@ -80,6 +80,13 @@ def _bounds_of(path: str) -> tuple[int, float]:
     if path == FILES:
         return bounds.file_bytes + FORM_BYTES, bounds.file_body_s
     return bounds.body_bytes, bounds.body_s
+
+
+def _too_large(path: str) -> WireError:
+    bounds = settings.HEADRACE
+    if path == FILES:
+        return too_large("file_too_large", bounds.file_bytes)
+    return too_large("frame_too_large", bounds.body_bytes)
 
 
 def _declared(scope: Scope) -> int:

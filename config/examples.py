@@ -227,7 +227,6 @@ BODIES: dict[type, Any] = {
     flows.ProviderPatch: {"key": "sk-…"},
     chats.NewChat: {"flow": "guide"},
     chats.ChatPatch: {"title": "Of mills", "pinned": True},
-    chats.Nothing: {},
     chats.SayBody: {"text": "What is a flow?"},
     chats.AnswerBody: {"value": "Anna"},
     chats.Feedback: {"value": "up"},

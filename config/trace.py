@@ -1,17 +1,14 @@
 """A name for each request, in its log lines, its error body and a header of its answer."""
 
-import secrets
 from collections.abc import Callable
 
 import structlog
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponse
 
+from streams.trace import new_trace
+
 HEADER = "X-Trace-Id"
-
-
-def new_trace() -> str:
-    return secrets.token_hex(8)
 
 
 class TraceMiddleware:

@@ -18,16 +18,15 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from accounts import lists
-from flows import build, providers, store
-from flows.api import check_provider, faults_json
+from flows import build, graph, providers, store
 from flows.diff import Diff, EdgeChange, diff
 from flows.models import Flow, FlowVersion, Provider
 from streams.errors import WireError
 from streams.models import StreamSession
+from streams.sentences import told
 from streams.states import LIVE
 
 NOTE_CHARS = 1000
-CHATS = Flow.chats.rel.related_model  # of the floor above
 MONOSPACE = {"class": "vLargeTextField draft", "rows": 32, "cols": 120, "wrap": "off", "spellcheck": "false"}
 
 
@@ -37,8 +36,8 @@ def pretty(value: Any) -> str:
 
 def sentences(error: WireError) -> str:
     """An error in one line, its faults and fields with it."""
-    faults = [fault_line(fault) for fault in faults_json(error.extra.get("faults", []))]
-    return " ".join([_(error.text or error.entry.text), *error.extra.get("fields", {}).values(), *faults])
+    faults = [fault_line(fault) for fault in graph.faults_json(error.extra.get("faults", []), _)]
+    return " ".join([told(error.text or error.entry.text, _), *error.extra.get("fields", {}).values(), *faults])
 
 
 def fault_line(fault: dict[str, Any]) -> str:
@@ -94,13 +93,15 @@ class FlowForm(forms.ModelForm):
         try:
             store.check_draft(draft)
         except WireError as error:
-            raise ValidationError([fault_line(fault) for fault in faults_json(error.extra["faults"])]) from error
+            raise ValidationError(
+                [fault_line(fault) for fault in graph.faults_json(error.extra["faults"], _)]
+            ) from error
         return draft
 
     def clean_slug(self) -> str:
         slug = self.cleaned_data["slug"] or store.free_slug(self.cleaned_data.get("name") or "flow")
         try:
-            store.check_slug(slug)
+            store.check_slug(slug, self.instance.pk)
         except WireError as error:
             raise ValidationError(list(error.extra["fields"].values())) from error
         return slug
@@ -118,16 +119,16 @@ class FlowForm(forms.ModelForm):
 @admin.register(Flow)
 class FlowAdmin(admin.ModelAdmin):
     form = FlowForm
-    list_display = ("name", "status_shown", "version", "owner", "visibility", "chats", "live_sessions", "updated")
+    list_display = ("name", "status_shown", "version", "owner", "visibility", "live_sessions", "updated")
     list_filter = ("status", "visibility", "double_text", "updated")
     list_select_related = ("owner", "published")
     search_fields = ("name", "slug", "description", "owner__username")
     ordering = ("name", "slug")
     autocomplete_fields = ("owner",)
     filter_horizontal = ("groups",)
-    readonly_fields = ("status_shown", "version", "revision", "faults", "chats", "live_sessions", "created", "updated")
+    readonly_fields = ("status_shown", "version", "revision", "faults", "live_sessions", "created", "updated")
     fieldsets = (
-        (None, {"fields": (("status_shown", "version"), ("chats", "live_sessions"))}),
+        (None, {"fields": (("status_shown", "version"), "live_sessions")}),
         (gettext_lazy("The flow"), {"fields": ("name", "slug", "description", "icon", "owner")}),
         (gettext_lazy("Who, and how"), {"fields": ("visibility", "groups", "double_text")}),
         (gettext_lazy("Draft"), {"fields": ("draft", "faults", "base_revision", ("revision", "created", "updated"))}),
@@ -149,14 +150,11 @@ class FlowAdmin(admin.ModelAdmin):
         return super().get_queryset(request).filter(deleted=False).defer("published__graph")
 
     def complete(self, rows: Sequence[Flow]) -> None:
-        """How much each is used: two queries a page."""
-        ids = [row.pk for row in rows]
-        chats = CHATS.objects.filter(flow__in=ids).order_by()
-        counts = dict(chats.values_list("flow").annotate(Count("pk")))
+        """How much each is used: a query a page."""
         live = StreamSession.objects.filter(state__in=LIVE).order_by()  # fewer than those of a flow
         sockets = dict(live.values_list("flow").annotate(Count("pk")))
         for row in rows:
-            row.chat_count, row.socket_count = counts.get(row.pk, 0), sockets.get(row.pk, 0)
+            row.socket_count = sockets.get(row.pk, 0)
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Flow | None:
         row = super().get_object(request, object_id, from_field)
@@ -198,11 +196,6 @@ class FlowAdmin(admin.ModelAdmin):
     def version(self, row: Flow) -> str:
         return lists.page_of(row.published, f"v{row.published.number}") if row.published else "–"
 
-    @admin.display(description=gettext_lazy("chats"))
-    def chats(self, row: Any) -> str:
-        count = intcomma(getattr(row, "chat_count", 0))
-        return lists.link(lists.rows_url(CHATS, flow=row.pk), count)
-
     @admin.display(description=gettext_lazy("live sockets"))
     def live_sessions(self, row: Any) -> str:
         count = intcomma(getattr(row, "socket_count", 0))
@@ -211,23 +204,26 @@ class FlowAdmin(admin.ModelAdmin):
     @admin.display(description=gettext_lazy("faults"))
     def faults(self, row: Flow) -> str:
         """What keeps the draft, as it was saved, from being built."""
-        faults = faults_json(build.faults_of(row.draft)) if row.pk and not row._state.adding else []
+        faults = graph.faults_json(build.faults_of(row.draft), _) if row.pk and not row._state.adding else []
         if not faults:
             return _("none")
         lines = format_html_join("", "<li>{}</li>", ((fault_line(fault),) for fault in faults))
         return format_html('<ul class="errorlist">{}</ul>', lines)
 
     def save_model(self, request: HttpRequest, obj: Flow, form: FlowForm, change: bool) -> None:
-        """Meta data as they are; the draft over the revision that the page showed."""
-        if not change or "draft" not in form.changed_data:
+        """What was changed on the page, and nothing else; the draft over the revision that the page showed."""
+        if not change:
             super().save_model(request, obj, form, change)
             return
-        draft = obj.draft
-        obj.draft = Flow.objects.values_list("draft", flat=True).get(pk=obj.pk)
-        super().save_model(request, obj, form, change)
-        obj.refresh_from_db(fields=["revision"])
-        saved = store.save_draft(obj.pk, draft, form.cleaned_data["base_revision"])
-        obj.draft, obj.revision = saved.draft, saved.revision
+        changes = {name: getattr(obj, name) for name in form.changed_data if name in store.META}
+        if changes:
+            store.update_flow(obj.pk, **changes)
+        if "draft" in form.changed_data:
+            obj.revision = store.save_draft(obj.pk, obj.draft, form.cleaned_data["base_revision"]).revision
+
+    def save_related(self, request: HttpRequest, form: FlowForm, formsets: Any, change: bool) -> None:
+        if not change or "groups" in form.changed_data:
+            super().save_related(request, form, formsets, change)
 
     def delete_model(self, request: HttpRequest, obj: Flow) -> None:
         store.delete(obj.pk)
@@ -390,13 +386,15 @@ class ProviderForm(forms.ModelForm):
 
     class Meta:
         model = Provider
-        fields = ("slug", "kind", "base_url", "model_names", "options", "on_takeover", "prices", "enabled")
+        fields = (
+            "slug", "kind", "base_url", "model_names", "options", "on_takeover", "prices", "takes_pictures", "enabled",
+        )  # fmt: skip
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean()
         if not self.errors:
             try:
-                check_provider(cleaned["kind"], cleaned["base_url"], cleaned["options"])
+                providers.check(cleaned["kind"], cleaned["base_url"], cleaned["options"])
             except WireError as error:
                 for field, text in error.extra["fields"].items():
                     self.add_error(field, text)
@@ -410,7 +408,7 @@ class ProviderAdmin(admin.ModelAdmin):
     list_filter = ("kind", "enabled")
     search_fields = ("slug", "base_url")
     fields = (
-        ("slug", "kind", "enabled"),
+        ("slug", "kind", "enabled", "takes_pictures"),
         "base_url",
         "key",
         "has_key",

@@ -3,9 +3,7 @@
 import re
 from typing import Any
 
-import msgspec
 from asgiref.sync import async_to_sync
-from django.conf import settings
 from django.contrib.auth.models import Group
 from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
@@ -17,18 +15,15 @@ from rest_framework.views import APIView
 
 from accounts import rights
 from accounts.authentication import IsStaff
-from accounts.rest.bodies import Body, Flag, Json, Text, found, path_id
+from accounts.rest.bodies import Body, Flag, Json, Nothing, Text, found, path_id
 from accounts.rest.pages import page
 from accounts.tokens import Identity
 from flows import build, diff, graph, providers, store
 from flows.kinds import KINDS
 from flows.models import Flow, FlowVersion, Provider
-from providers.address import check_url
-from providers.base import SetupError
-from providers.scripted import Scripted
+from flows.store import own_flow
 from streams.clock import stamp
 from streams.errors import WireError
-from streams.sentences import told
 
 STATUS = {"offline": Flow.Status.OFFLINE, "online": Flow.Status.ONLINE}
 NUMBER = re.compile(r"[0-9]{1,9}\Z", re.ASCII)
@@ -73,10 +68,6 @@ class FlowExport(Body):
     graph = Json()
 
 
-class Nothing(Body):
-    pass
-
-
 class ProviderPatch(Body):
     slug = serializers.SlugField(max_length=64, required=False)
     kind = serializers.ChoiceField(choices=Provider.Kind.choices, required=False)
@@ -102,7 +93,7 @@ class FlowAPIView(APIView):
 
     def handle_exception(self, exc: Exception) -> Response:
         if isinstance(exc, WireError) and "faults" in exc.extra:
-            exc.extra["faults"] = faults_json(exc.extra["faults"])
+            exc.extra["faults"] = graph.faults_json(exc.extra["faults"], _)
         return super().handle_exception(exc)
 
 
@@ -156,7 +147,7 @@ class CheckView(FlowAPIView):
 
     def post(self, request: Request, ref: str) -> Response:
         own_flow(request.auth, ref)
-        return Response({"faults": faults_json(build.faults_of(GraphBody.of(request)["graph"]))})
+        return Response({"faults": graph.faults_json(build.faults_of(GraphBody.of(request)["graph"]), _)})
 
 
 class BuildView(FlowAPIView):
@@ -265,7 +256,7 @@ class ImportView(FlowAPIView):
         )
         headers = {"Location": f"/api/flows/{flow.id}/", "ETag": f'"{flow.revision}"'}
         shown = flow_json(flow, request.auth, has_draft=True)
-        return Response(shown | {"faults": faults_json(faults)}, status=201, headers=headers)
+        return Response(shown | {"faults": graph.faults_json(faults, _)}, status=201, headers=headers)
 
 
 def seen_flows(identity: Identity) -> QuerySet:
@@ -278,14 +269,6 @@ def seen_flow(identity: Identity, ref: str) -> Flow:
     flow = found(store.find_flow(ref))
     is_open = flow.status == Flow.Status.ONLINE and rights.can_chat(identity, flow)
     if not (is_open or rights.can_edit(identity, flow)):
-        raise WireError("not_found")
-    return flow
-
-
-def own_flow(identity: Identity, ref: str) -> Flow:
-    """One that may be edited; another's is not there, though one may chat with it."""
-    flow = found(store.find_flow(ref))
-    if not rights.can_edit(identity, flow):
         raise WireError("not_found")
     return flow
 
@@ -341,24 +324,9 @@ def build_json(built: build.Build) -> dict[str, Any]:
         "status": built.status,
         "progress": built.progress,
         "checksum": built.checksum,
-        "faults": faults_json(built.faults),
+        "faults": graph.faults_json(built.faults, _),
         "error": built.error,
     }
-
-
-def faults_json(faults: list[Any]) -> list[dict[str, Any]]:
-    """Faults, as structs or as a build kept them, as editors show them."""
-    items = msgspec.convert(msgspec.to_builtins(faults), list[graph.Fault])
-    return [
-        {
-            "node": item.node,
-            "field": item.field,
-            "edge": item.edge,
-            "code": item.code,
-            "text": graph.sentence(item, _),
-        }
-        for item in items
-    ]
 
 
 def _flow_response(flow: Flow, identity: Identity) -> Response:
@@ -456,20 +424,6 @@ def provider_json(row: Provider) -> dict[str, Any]:
     }
 
 
-def check_provider(kind: str, base_url: str, options: Any) -> None:
-    """Raises WireError url_not_allowed, validation_error."""
-    if kind == Provider.Kind.OPENAI:
-        try:
-            check_url(base_url, settings.ALLOW_PRIVATE_PROVIDERS)
-        except SetupError as error:
-            raise WireError("url_not_allowed", fields={"base_url": told(providers.sentence_of(error), _)}) from error
-    else:
-        try:
-            Scripted(options)
-        except SetupError as error:
-            raise WireError("validation_error", fields={"options": told(providers.sentence_of(error), _)}) from error
-
-
 def _provider(ref: str) -> Provider:
     return found(Provider.objects.filter(id=path_id(ref)).first())
 
@@ -480,7 +434,7 @@ def _save_provider(row: Provider, body: dict[str, Any]) -> Provider:
         body["model_names"] = body.pop("models")
     for name, value in body.items():
         setattr(row, name, value)
-    check_provider(row.kind, row.base_url, row.options)
+    providers.check(row.kind, row.base_url, row.options)
     providers.keep_key(row, key, old_url)
     try:
         with transaction.atomic():

@@ -183,7 +183,7 @@ class _Walk:
         self.sizes[node] = len(msgspec.json.encode(outcome.outputs))
         limit = settings.HEADRACE.results_bytes
         if sum(self.sizes.values()) > limit:
-            raise NodeError(f"the results of the nodes are larger than {limit} bytes together")
+            raise NodeError(_("the results of the nodes are larger than {limit} bytes together"), limit=limit)
 
     async def read_history(self) -> None:
         chat = self.scope["chat"]

@@ -114,6 +114,21 @@ def as_sentence(item: Fault) -> Sentence:
     return Sentence(FAULTS[item.code], **{name: restored(value) for name, value in item.names.items()})
 
 
+def faults_json(faults: list[Any], gettext: Callable[[str], str]) -> list[dict[str, Any]]:
+    """Faults, as structs or as a build kept them, as editors show them."""
+    items = msgspec.convert(msgspec.to_builtins(faults), list[Fault])
+    return [
+        {
+            "node": item.node,
+            "field": item.field,
+            "edge": item.edge,
+            "code": item.code,
+            "text": sentence(item, gettext),
+        }
+        for item in items
+    ]
+
+
 # ------------------------------------------------------------------------------------ what a kind tells
 
 
@@ -415,7 +430,8 @@ def _check_edges(graph: Graph, inspections: dict[str, Inspection]) -> Iterator[F
         else:
             is_chosen = edge.branch in inspection.branches or edge.branch in inspection.optional
         if not is_chosen:
-            yield fault("unknown_branch", edge.start, edge=edge.index, name=edge.branch or "an edge without one")
+            name = edge.branch or Sentence(_("an edge without one"))
+            yield fault("unknown_branch", edge.start, edge=edge.index, name=name)
     for node, inspection in inspections.items():
         if inspection.branches is None or inspection.is_end or None in leaving[node]:
             continue

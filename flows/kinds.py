@@ -81,7 +81,7 @@ class NodeContext:
             value = self.value(tree)
             held += len(msgspec.json.encode(value))  # as it goes: few names may stand for a great deal
             if held > limit:
-                raise NodeError(f"its data are larger than {limit} bytes")
+                raise NodeError(_("its data are larger than {limit} bytes"), limit=limit)
             return value
 
         return filled(tree)

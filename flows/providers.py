@@ -15,17 +15,19 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django.conf import settings
+from django.utils.translation import gettext
 from django.utils.translation import gettext_noop as _
 
 from flows import handlers, store
 from flows.graph import World
 from flows.models import Provider
+from providers.address import check_url
 from providers.base import LLM, ProviderError, SetupError, Usage
 from providers.openai_compatible import OpenAICompatible
 from providers.scripted import Scripted
 from streams import database
 from streams.errors import WireError
-from streams.sentences import Sentence
+from streams.sentences import Sentence, told
 
 ENVIRONMENT_SLUG = "openai"
 ENVIRONMENT_URL = "https://api.openai.com/v1"
@@ -244,6 +246,20 @@ def make(setup: Setup) -> LLM:
     except SetupError as error:
         text = _("The provider {name} is not set up rightly: {reason}")
         raise WireError("flow_error", Sentence(text, name=setup.slug, reason=sentence_of(error))) from error
+
+
+def check(kind: str, base_url: str, options: Any) -> None:
+    """Whether a row may have these. Raises WireError url_not_allowed, validation_error."""
+    if kind == Provider.Kind.OPENAI:
+        try:
+            check_url(base_url, settings.ALLOW_PRIVATE_PROVIDERS)
+        except SetupError as error:
+            raise WireError("url_not_allowed", fields={"base_url": told(sentence_of(error), gettext)}) from error
+    else:
+        try:
+            Scripted(options)
+        except SetupError as error:
+            raise WireError("validation_error", fields={"options": told(sentence_of(error), gettext)}) from error
 
 
 def sentence_of(error: SetupError) -> Sentence:

@@ -14,9 +14,7 @@ from streams.sentences import Sentence
 from streams.sentences import noop as _
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")
-# Of the contract (flows: "Schemas"; wire: an answer is no longer than what is said), not of an installation.
-PROPERTIES = 50
-TEXT_CHARS = 32_000
+PROPERTIES = 50  # of the contract (flows: "Schemas"), not of an installation
 LARGEST = 2**63  # what the databases and most clients hold
 
 Plain = str | int | float | bool
@@ -94,8 +92,11 @@ def _property_fault(name: str, item: Property) -> Sentence | None:
     return None
 
 
-def validate(raw: Any, values: Any) -> dict[str, Any]:
-    """`values` with the defaults of what is left out. Raises SchemaError with a sentence for each wrong field."""
+def validate(raw: Any, values: Any, text_chars: int | None = None) -> dict[str, Any]:
+    """`values` with the defaults of what is left out. `text_chars`: of any text in them, whatever the schema says.
+
+    Raises SchemaError with a sentence for each wrong field.
+    """
     schema = parse(raw)
     if not isinstance(values, dict):
         raise SchemaError({"": Sentence(_("it must be an object"))})
@@ -111,7 +112,7 @@ def validate(raw: Any, values: Any) -> dict[str, Any]:
             continue
         if item.type == "integer" and isinstance(value, float) and value.is_integer():
             value = int(value)  # browsers have one kind of number
-        fault = _fault(item, value)
+        fault = _fault(item, value, text_chars)
         if fault:
             found[name] = fault
         filled[name] = value
@@ -120,18 +121,13 @@ def validate(raw: Any, values: Any) -> dict[str, Any]:
     return filled
 
 
-def defaults(raw: Any) -> dict[str, Any]:
-    """What a form holds before anybody touches it."""
-    return {name: item.default for name, item in parse(raw).properties.items() if item.default is not None}
-
-
-def _fault(item: Property, value: Any) -> Sentence | None:
+def _fault(item: Property, value: Any, text_chars: int | None = None) -> Sentence | None:
     """Why the value does not fit, or None."""
     if item.enum is not None and not any(type(value) is type(one) and value == one for one in item.enum):
         return Sentence(_("it is not one of the choices"))
     match item.type:
         case "string":
-            return _text_fault(item, value)
+            return _text_fault(item, value, text_chars)
         case "boolean":
             return None if isinstance(value, bool) else Sentence(_("it must be true or false"))
         case "integer" | "number":
@@ -139,14 +135,14 @@ def _fault(item: Property, value: Any) -> Sentence | None:
     return None
 
 
-def _text_fault(item: Property, value: Any) -> Sentence | None:
+def _text_fault(item: Property, value: Any, text_chars: int | None) -> Sentence | None:
     if not isinstance(value, str):
         return Sentence(_("it must be a text"))
     if "\0" in value:
         return Sentence(_("it has a character that is not allowed (NUL)"))
     if len(value) < (item.min_length or 0):
         return Sentence(_("it has fewer than {limit} characters"), limit=item.min_length)
-    limit = TEXT_CHARS if item.max_length is None else min(item.max_length, TEXT_CHARS)
+    limit = min((most for most in (item.max_length, text_chars) if most is not None), default=len(value))
     return Sentence(_("it has more than {limit} characters"), limit=limit) if len(value) > limit else None
 
 

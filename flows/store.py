@@ -15,6 +15,8 @@ from django.db import IntegrityError, models, transaction
 from django.utils.text import slugify
 from django.utils.translation import gettext as _
 
+from accounts import rights
+from accounts.tokens import Identity
 from flows import graph
 from flows.models import Flow, FlowVersion, Provider
 from flows.signals import flow_deleted
@@ -23,7 +25,7 @@ from streams.errors import WireError
 
 SLUG = re.compile(rf"{names.SLUG}\Z")
 TAKEN_SLUGS = frozenset({"import"})  # words of REST's paths
-META = frozenset({"name", "slug", "description", "icon", "double_text", "visibility"})
+META = frozenset({"name", "slug", "description", "icon", "owner", "double_text", "visibility"})
 
 
 def limits() -> graph.Limits:
@@ -43,6 +45,14 @@ def find_flow(ref: str) -> Flow | None:
     if id_ is not None:
         return flows.filter(id=id_).first()
     return flows.filter(slug=ref).first() if SLUG.match(ref) else None
+
+
+def own_flow(identity: Identity, ref: str) -> Flow:
+    """One that he may edit; another's is not there, though he may chat with it. Raises not_found."""
+    flow = find_flow(ref)
+    if flow is None or not rights.can_edit(identity, flow):
+        raise WireError("not_found")
+    return flow
 
 
 def create_flow(
@@ -100,12 +110,12 @@ def empty_draft() -> dict[str, Any]:
 
 
 def update_flow(flow_id: Any, *, group_ids: Iterable[int] | None = None, **changes: Any) -> Flow:
-    """Change what is not the draft: name, slug, description, icon, double_text, visibility, groups."""
+    """Change what is not the draft: name, slug, description, icon, owner, double_text, visibility, groups."""
     unknown = set(changes) - META
     if unknown:
         raise TypeError(f"not fields of a flow: {sorted(unknown)}")
     if changes.get("slug") is not None:
-        check_slug(changes["slug"])
+        check_slug(changes["slug"], flow_id)
     with transaction.atomic():
         flow = _locked(flow_id)
         for name, value in changes.items():
@@ -262,13 +272,16 @@ def free_slug(name: str) -> str:
     return next(slug for number in range(2, len(taken) + 3) if (slug := f"{stem}-{number}") not in taken)
 
 
-def check_slug(slug: str) -> None:
-    """An address must never be taken for the id of another flow."""
-    if slug in TAKEN_SLUGS:
-        raise _slug_taken()
+def check_slug(slug: str, flow_id: Any = None) -> None:
+    """An address must never be taken for the id of another flow. `flow_id`: the flow that may have it already.
+
+    A slug that somebody takes after this is refused by the row that is written.
+    """
     if not SLUG.match(slug) or _uuid(slug) is not None:
         text = _("A slug has 2 to 64 small letters, digits and dashes, and is no UUID.")
         raise WireError("validation_error", fields={"slug": text})
+    if slug in TAKEN_SLUGS or Flow.objects.filter(deleted=False, slug=slug).exclude(id=flow_id).exists():
+        raise _slug_taken()
 
 
 def _slug_taken() -> WireError:

@@ -5,6 +5,8 @@ Pure. Sentences are English message ids without anything to fill in; the edge tr
 
 from typing import Any, NamedTuple
 
+from streams.sentences import Sentence
+
 
 class Entry(NamedTuple):
     """`status`: HTTP. `close`: WebSocket close code where the error ends a socket, else None."""
@@ -85,7 +87,9 @@ CATALOGUE: dict[str, Entry] = {
     "rate_limited": Entry(429, None, True, _("Too many commands. Slow down a little.")),
     "throttled": Entry(429, None, True, _("Too many requests. Slow down a little.")),
     "too_many_connections": Entry(429, 1013, True, _("Too many connections are open. Close some and try again.")),
-    "too_many_errors": Entry(429, 1008, True, _("Too many bad frames.")),
+    "too_many_errors": Entry(
+        429, 1008, True, _("Too many bad frames. Mend what sends them, or wait a minute, then connect again.")
+    ),
     "slow_reader": Entry(429, 1013, True, _("You read too slowly. Connect again to go on where you were.")),
     "quota_exceeded": Entry(429, None, True, _("Your budget is used up.")),
     # away
@@ -103,7 +107,7 @@ CATALOGUE: dict[str, Entry] = {
     "provider_refused": Entry(502, None, False, _("The model's server refused the request.")),
     "provider_cut": Entry(502, None, True, _("The answer was cut off. The text so far is kept; try again.")),
     # run
-    "flow_error": Entry(500, None, False, _("The flow failed.")),
+    "flow_error": Entry(500, None, False, _("The flow failed. Try again, or tell its owner.")),
     "loop_bound": Entry(500, None, False, _("The flow went round too often.")),
     "tool_outcome_unknown": Entry(500, None, False, _("A step was cut and nobody knows whether it was done.")),
     "internal": Entry(500, 1011, False, _("Something went wrong on our side. The trace helps us to find it.")),
@@ -127,6 +131,19 @@ class WireError(Exception):
         self.entry = CATALOGUE[code]
         self.text = text
         self.extra = extra
+
+
+_SIZES = {
+    "file_too_large": _("The file is larger than {limit}."),
+    "frame_too_large": _("The frame or body is larger than {limit}."),
+}
+
+
+def too_large(code: str, most_bytes: int) -> WireError:
+    """`file_too_large` or `frame_too_large`, with the bound that was passed."""
+    power = max(power for power in (0, 10, 20) if most_bytes >> power or not power)
+    limit = f"{most_bytes / (1 << power):.4g} {({0: 'bytes', 10: 'KiB', 20: 'MiB'})[power]}"
+    return WireError(code, Sentence(_SIZES[code], limit=limit))
 
 
 def shape_of(error: WireError, text: str, *carried: str) -> dict[str, Any]:

@@ -66,7 +66,6 @@ class Pump:
         self._is_idle = False  # the task has nothing to do but to wait for events
         self._posts: deque[bytes] = deque()
         self._posted_bytes = 0
-        self._flushed: list[asyncio.Future] = []
         # The position: epoch "" asks for a snapshot. Trusted: events up to it exist, the ring may lag behind.
         self._ring: Ring | None = None
         self._epoch = ""
@@ -84,7 +83,6 @@ class Pump:
         self._is_overfull = False
         self._is_ending = False
         self._ends_at_once = False
-        self._has_ended = False
         self._taken = 0
 
     @property
@@ -130,14 +128,6 @@ class Pump:
             self._pause(False)
             self._wake.set()
 
-    async def flush(self, bound_s: float | None = None) -> None:
-        """Return when all that was posted is out, the pump has ended, or after `bound_s` (`drain_sockets_s`)."""
-        if not self._posts or self._has_ended:
-            return
-        out = asyncio.get_running_loop().create_future()
-        self._flushed.append(out)
-        await asyncio.wait([out], timeout=self._bounds.drain_sockets_s if bound_s is None else bound_s)
-
     def end(self, *, at_once: bool) -> None:
         """Send what is posted by now, and unless `at_once` the events that are there; then `run` returns."""
         self._is_ending, self._ends_at_once = True, at_once
@@ -164,14 +154,12 @@ class Pump:
                 raise SlowReader() from None
             raise
         finally:
-            self._has_ended = True
             self._is_idle = False
             self._deadline = None
             if self._watchdog is not None:
                 self._watchdog.cancel()
             if self._ring is not None:
                 self._ring.listeners.discard(self._on_events)
-            self._tell_flushed()
 
     # ------------------------------------------------------------------------------ at once
 
@@ -282,7 +270,6 @@ class Pump:
             await self._write(frame)
             self._posts.popleft()
             self._posted_bytes -= len(frame)
-        self._tell_flushed()
         if self._ends_at_once:
             raise _Ended
 
@@ -312,12 +299,6 @@ class Pump:
     def _expire(self) -> None:
         if self._deadline is not None and not self._deadline.expired():
             self._deadline.reschedule(asyncio.get_running_loop().time())
-
-    def _tell_flushed(self) -> None:
-        for out in self._flushed:
-            if not out.done():
-                out.set_result(None)
-        self._flushed.clear()
 
     async def _wait(self, bound_s: float) -> None:
         try:

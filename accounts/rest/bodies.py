@@ -15,7 +15,7 @@ from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
-from streams.errors import WireError
+from streams.errors import WireError, too_large
 from streams.numbers import TOO_LARGE, OutOfRange, check_numbers
 
 BODY_DEPTH = 64  # a draft may nest to 32 by its own rules
@@ -30,7 +30,7 @@ class JSONParser(BaseParser):
         most_bytes = settings.HEADRACE.body_bytes
         raw = stream.read(most_bytes + 1)
         if len(raw) > most_bytes:
-            raise WireError("frame_too_large")
+            raise too_large("frame_too_large", most_bytes)
         try:
             value = msgspec.json.decode(raw)
             check_numbers(raw, value)
@@ -131,6 +131,10 @@ class Body(serializers.Serializer):
         body = cls(data=request.data)
         body.is_valid(raise_exception=True)
         return body.validated_data
+
+
+class Nothing(Body):
+    """Of what is asked for without more: a field is refused."""
 
 
 def path_id(text: str) -> uuid.UUID:

@@ -4,7 +4,6 @@
 exceptions, and in `config/errors.py` for those that Django answers before a view is found.
 """
 
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,8 @@ from rest_framework import exceptions, status
 from rest_framework.response import Response
 
 from streams.errors import WireError, shape_of
+from streams.sentences import told
+from streams.trace import new_trace
 
 ERROR_EXTRA = ("fields", "retry_after", "faults")
 
@@ -27,12 +28,12 @@ def trace_of(request: Any) -> str:
     """Names the log lines of this request, in its errors and in the header `X-Trace-Id`."""
     plain: HttpRequest = getattr(request, "_request", request)
     if not hasattr(plain, "trace"):
-        plain.trace = secrets.token_hex(8)
+        plain.trace = new_trace()
     return plain.trace
 
 
 def error_body(error: WireError, trace: str) -> dict[str, Any]:
-    text = _(error.text or error.entry.text)
+    text = told(error.text or error.entry.text, _)
     body = shape_of(error, text, *ERROR_EXTRA) | {"trace": trace}
     if "field" in error.extra:
         body.setdefault("fields", {error.extra["field"]: text})

@@ -3,4 +3,4 @@
 Everything is looked at, nothing of it written here: what is done goes through ChatManager and into the admin's log.
 """
 
-from chat.admin import chats, sessions, turns, workers  # noqa: F401  registers their pages
+from chat.admin import chats, flows, sessions, turns, workers  # noqa: F401  registers their pages

@@ -12,8 +12,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from accounts import lists
-from chat.admin.sessions import LIVE_VALUES
-from chat.admin.turns import cause
+from chat.admin.sessions import LIVE_VALUES, cause
 from chat.models import Question, Turn
 from chat.turns.states import TurnState
 from streams.database import now

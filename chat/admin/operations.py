@@ -1,9 +1,9 @@
 """What operators do to what runs: confirmed, with a reason, each row of it in the admin's log."""
 
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.admin import helpers
@@ -13,9 +13,9 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
 
 from accounts.lists import ReadOnlyAdmin
-from chat.turns import manager as managers
-from chat.turns.manager import ChatManager
+from chat.turns.manager import ChatManager, ask_manager
 from streams.errors import WireError
+from streams.sentences import told
 
 REASON_CHARS = 200
 MAY_OPERATE = "streams.change_streamsession"
@@ -50,9 +50,9 @@ class OperatedAdmin(ReadOnlyAdmin):
             return self._confirmation(request, chosen, operation)
         for row in chosen:
             try:
-                _at_the_manager(operation.order, row)
+                ask_manager(functools.partial(operation.order, row=row))
             except WireError as error:
-                self.message_user(request, f"{row}: {_(error.text or error.entry.text)}", messages.WARNING)
+                self.message_user(request, f"{row}: {told(error.text or error.entry.text, _)}", messages.WARNING)
                 continue
             self.log_change(request, row, f"{operation.title}: {reason}")
             self.message_user(request, f"{row}: {operation.done}", messages.SUCCESS)
@@ -70,9 +70,3 @@ class OperatedAdmin(ReadOnlyAdmin):
             "lacks_reason": "confirmed" in request.POST,
         }
         return TemplateResponse(request, "admin/confirm_operation.html", context)
-
-
-@async_to_sync
-async def _at_the_manager(order: Callable[[ChatManager, Any], Awaitable[None]], row: Any) -> None:
-    """On the loop on which this process's manager lives."""
-    await order(await managers.start(), row)

@@ -23,7 +23,7 @@ from chat.admin.operations import OperatedAdmin, Operation
 from chat.models import Chat, Turn
 from chat.turns.manager import ChatManager
 from flows.models import Flow
-from streams.errors import WireError
+from streams.errors import CATALOGUE, WireError
 from streams.models import STATES, StreamSamples, StreamSession, Worker
 from streams.states import LIVE
 
@@ -74,7 +74,7 @@ class FlowFilter(lists.Choice):
         if not value:
             return queryset
         id_ = lists.as_uuid(value)
-        return queryset.filter(flow=id_) if id_ else queryset.none()
+        return queryset.filter(**{self.exact: id_}) if id_ else queryset.none()
 
 
 class StateFilter(lists.Choice):
@@ -311,8 +311,13 @@ def closing(row: StreamSession) -> str:
         return ""
     if row.close_reason == "lost":
         return str(_("lost with its worker"))
-    said = row.close_reason.replace("_", " ") or CODES.get(row.close_code, "")
+    said = cause(row.close_reason).rstrip(".") or CODES.get(row.close_code, "")
     return f"{said} ({row.close_code})" if row.close_code else str(said)
+
+
+def cause(code: str) -> str:
+    """A catalogue's code as people read it: its sentence."""
+    return str(_(CATALOGUE[code].text)) if code in CATALOGUE else code
 
 
 def amount(count_bytes: int, chunks: int) -> str:

@@ -13,6 +13,7 @@ import msgspec
 from django.conf import settings
 from django.utils.translation import gettext_lazy as _
 
+from chat import shapes
 from chat.models import Chat, Message, Question, Turn
 from streams.log import held
 
@@ -132,13 +133,7 @@ def newest_below(children: dict[Any, list[uuid.UUID]], start: uuid.UUID) -> uuid
 
 def branch(known: dict[uuid.UUID, Leaf], leaf: uuid.UUID | None) -> list[uuid.UUID]:
     """From the first message to `leaf`."""
-    path: list[uuid.UUID] = []
-    seen = set()
-    while leaf in known and leaf not in seen:
-        path.append(leaf)
-        seen.add(leaf)
-        leaf = known[leaf].parent
-    return path[::-1]
+    return shapes.ancestors({id_: message.parent for id_, message in known.items()}, leaf)[::-1]
 
 
 def _said(message: Message, turn: Turn | None, alternatives: list[uuid.UUID]) -> Said:

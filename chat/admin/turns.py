@@ -12,14 +12,13 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import lists
 from chat.admin.operations import OperatedAdmin, Operation
-from chat.admin.sessions import FOUND_CHATS, LISTED_FLOWS
+from chat.admin.sessions import FOUND_CHATS, cause
+from chat.admin.sessions import FlowFilter as OwnFlowFilter
 from chat.admin.transcript import ACTIONS, answer_to, timelines
 from chat.models import STATES, Chat, Question, Turn
 from chat.turns.manager import ChatManager
 from chat.turns.states import UNENDED, TurnState
 from flows import handlers
-from flows.models import Flow
-from streams.errors import CATALOGUE
 from streams.models import StreamSession, Worker
 
 # What a list has no use for and what may be large.
@@ -53,21 +52,8 @@ class StateFilter(lists.Choice):
         return super().queryset(request, queryset)
 
 
-class FlowFilter(lists.Choice):
-    title = _("flow")
-    parameter_name = "flow"
+class FlowFilter(OwnFlowFilter):
     exact = "chat__flow"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        flows = Flow.objects.filter(deleted=False).order_by("name").values_list("id", "name")[:LISTED_FLOWS]
-        return [(str(id_), name) for id_, name in flows]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        value = self.value()
-        if not value:
-            return queryset
-        id_ = lists.as_uuid(value)
-        return queryset.filter(chat__flow=id_) if id_ else queryset.none()
 
 
 class HandlerFilter(lists.Choice):
@@ -140,7 +126,7 @@ class TurnAdmin(OperatedAdmin):
     actions = ("stop_turns",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
-        rows = super().get_queryset(request).select_related("chat__user", "chat__flow", "version")
+        rows = super().get_queryset(request).select_related("user", "chat__flow", "version")
         return rows.defer(*HEAVY)
 
     def get_search_results(self, request: HttpRequest, queryset: QuerySet, term: str) -> tuple[QuerySet, bool]:
@@ -188,10 +174,6 @@ class TurnAdmin(OperatedAdmin):
     def sessions(self, row: Turn) -> str:
         return lists.link(lists.rows_url(StreamSession, chat=row.chat_id), _("sessions of this chat"))
 
-    @admin.display(description=_("user"))
-    def user(self, row: Turn) -> str:
-        return str(row.chat.user)
-
     @admin.display(description=_("flow"))
     def flow(self, row: Turn) -> str:
         flow = row.chat.flow
@@ -237,11 +219,6 @@ class TurnAdmin(OperatedAdmin):
     def error_json(self, row: Turn) -> str:
         error = row.error or {}
         return format_html("{}", error.get("text") or "–")
-
-
-def cause(code: str) -> str:
-    """A catalogue's code as people read it."""
-    return code.replace("_", " ") if code in CATALOGUE else code
 
 
 class OpenFilter(lists.Choice):

@@ -150,6 +150,7 @@ class ChatClient:
                         text_chars=settings.HEADRACE.text_chars,
                         frame_bytes=settings.HEADRACE.frame_in_bytes,
                         file_bytes=settings.HEADRACE.file_bytes,
+                        files_per_say=settings.HEADRACE.files_per_say,
                     ),
                     resumed=resumed,
                 )

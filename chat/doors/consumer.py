@@ -1,7 +1,6 @@
 """The Channels consumer: admits a socket or refuses it, then hands it to ChatManager. Nothing else."""
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from chat.doors import admission
 from chat.doors.client import ChatClient, error_frame
 from chat.turns.manager import ChatManager, start
 from streams.errors import WireError
+from streams.trace import new_trace
 
 log = structlog.get_logger("headrace.socket")
 
@@ -51,7 +51,7 @@ class ChatConsumer(AsyncConsumer):
 
     async def _connect(self) -> None:
         manager = await start()
-        trace = secrets.token_hex(8)
+        trace = new_trace()
         chosen = admission.subprotocol(self.scope.get("subprotocols", []))
         await self.send({"type": "websocket.accept", "subprotocol": chosen})
         try:

@@ -6,7 +6,6 @@ A reader costs no thread. It is admitted, counted, told and closed by the manage
 import asyncio
 import contextlib
 import re
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,8 @@ from chat import protocol
 from chat.doors import admission
 from chat.doors.client import error_frame
 from chat.turns import reads
-from flows import api as flows_api
-from flows import build
+from flows import build, graph
+from flows import store as flows
 from streams import database
 from streams.errors import WireError
 from streams.hub import Ring
@@ -32,6 +31,7 @@ from streams.pump import Pump
 from streams.sessions import Session
 from streams.sse import EventStream, Receive, Send, until_left
 from streams.states import Door
+from streams.trace import new_trace
 
 if TYPE_CHECKING:
     from chat.turns.manager import ChatManager
@@ -52,7 +52,7 @@ def is_event_path(scope: Scope) -> bool:
 
 async def serve(manager: "ChatManager", scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a GET of an event path, to its end. Refusals are REST's."""
-    trace = secrets.token_hex(8)
+    trace = new_trace()
     chat, flow = CHAT_EVENTS.match(scope["path"]), BUILD_EVENTS.match(scope["path"])
     identity = None
     begun = _Begun(send)
@@ -254,7 +254,7 @@ class EventReader:
 
 async def _serve_build(identity: Identity, ref: str, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
     """The last build's events to its end: short, so neither counted nor resumed."""
-    flow = await database.read(flows_api.own_flow, identity, ref)
+    flow = await database.read(flows.own_flow, identity, ref)
     built = await build.build_of(flow.id)
     if built is None:
         raise WireError("not_found")
@@ -264,16 +264,32 @@ async def _serve_build(identity: Identity, ref: str, scope: Scope, receive: Rece
         writing = asyncio.create_task(_write_build(stream, flow.id, built))
         leaving = asyncio.create_task(until_left(receive))
         try:
-            await asyncio.wait([writing, leaving], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([writing, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if writing in done and (failure := writing.exception()) is not None:
+                await _end_build(stream, failure, trace)
         finally:
             for task in (writing, leaving):
                 task.cancel()
             await asyncio.gather(writing, leaving, return_exceptions=True)
 
 
+async def _end_build(stream: EventStream, failure: BaseException, trace: str) -> None:
+    """How the build went can not be told any more: why, and the end of the answer."""
+    if isinstance(failure, OSError) and not isinstance(failure, TimeoutError):
+        return  # the reader is gone
+    if not isinstance(failure, WireError):
+        log.error("events_failed", trace_id=trace, exc_info=failure)
+        failure = WireError("internal")
+    shown = {"faults": [], **error_body(failure, trace)["error"]}
+    async with asyncio.timeout(CLOSE_S):
+        await stream.event("error", msgspec.json.encode(shown))
+        await stream.event("end_of_stream", msgspec.json.encode({"status": "failure"}))
+        await stream.end()
+
+
 async def _write_build(stream: EventStream, flow: Any, built: build.Build) -> None:
     async with contextlib.aclosing(build.follow(flow, built)) as events:
         async for type_, fields in events:
-            shown = {"faults": flows_api.faults_json(fields["faults"])} if type_ == "error" else fields
+            shown = {"faults": graph.faults_json(fields["faults"], translation.gettext)} if type_ == "error" else fields
             await stream.event(type_, msgspec.json.encode(shown))
     await stream.end()

@@ -18,7 +18,7 @@ from rest_framework.views import APIView
 
 from accounts.rest.bodies import found, path_id
 from chat.files import checks, pdf, store
-from streams.errors import WireError
+from streams.errors import WireError, too_large
 
 IN_MEMORY_BYTES = 1024 * 1024
 TAIL_BYTES = 512
@@ -47,7 +47,7 @@ class _Counting(FileUploadHandler):
         self.size += len(raw_data)
         if self.size > settings.HEADRACE.file_bytes:
             self.content.close()
-            raise WireError("file_too_large")
+            raise too_large("file_too_large", settings.HEADRACE.file_bytes)
         self.content.write(raw_data)
 
     def file_complete(self, file_size: int) -> Upload:

@@ -37,7 +37,7 @@ def clean_name(raw: str) -> str:
     name = re.split(r"[/\\]", unicodedata.normalize("NFC", raw.replace("\0", "")))[-1]
     name = "".join(char for char in name if unicodedata.category(char)[0] != "C").strip(" .")
     if not name:
-        raise WireError("bad_filename", fields={"file": "bad_filename"})
+        raise WireError("bad_filename", field="file")
     stem, dot, extension = name.rpartition(".")
     if not dot or len(extension.encode()) > 20:
         return _cut(name, NAME_BYTES)

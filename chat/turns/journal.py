@@ -5,6 +5,8 @@ from typing import Any
 from chat.turns.canonical import hash_of
 from chat.turns.orders import Kept, PendingStep
 from streams.errors import WireError
+from streams.sentences import Sentence
+from streams.sentences import noop as _
 
 
 class Journal:
@@ -34,7 +36,7 @@ class Journal:
         if kept is None:
             return None
         if kept.arguments_hash != hash_of(arguments):
-            raise WireError("flow_error", f"The step {key} was kept with other arguments.")
+            raise WireError("flow_error", Sentence(_("The step {key} was kept with other arguments."), key=key))
         self._unused.discard(key)
         return kept.value
 

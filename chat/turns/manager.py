@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
+from asgiref.sync import async_to_sync
 from django.conf import settings
 
 from accounts import tokens
@@ -37,12 +38,16 @@ from streams.clock import stamp
 from streams.errors import WireError
 from streams.hub import Hub, Ring
 from streams.log import Log, Position
+from streams.sentences import Sentence
+from streams.sentences import noop as _
 from streams.sessions import Sessions
 from streams.states import StreamState
 
 TICK_S = 1.0
 SHUTDOWN_S = 5.0
 PURGE_EVERY_S = 600.0
+TOO_LONG = _("The text has more than {limit} characters. Shorten it, or send it as a file.")
+TOO_MANY_FILES = _("A message takes {limit} files at most.")
 
 log = structlog.get_logger("headrace.worker")
 
@@ -289,8 +294,9 @@ class ChatManager:
     async def say(self, admitted: Admitted, command: protocol.Say) -> dict[str, Any]:
         """Accept a message. Returns the reply's fields. Raises WireError."""
         text = _checked_text(command.text)
-        if len(command.files) > settings.HEADRACE.files_per_say:
-            raise WireError("bad_frame", field="files")
+        bounds = settings.HEADRACE
+        if len(command.files) > bounds.files_per_say:
+            raise WireError("validation_error", Sentence(TOO_MANY_FILES, limit=bounds.files_per_say), field="files")
         return await self._begin(
             admitted,
             act="say",
@@ -594,6 +600,12 @@ async def drain() -> None:
         await _manager.drain()
 
 
+@async_to_sync
+async def ask_manager(what: Callable[[ChatManager], Awaitable[Any]]) -> Any:
+    """From a view's thread: on the loop on which this process's manager lives."""
+    return await what(await start())
+
+
 # ------------------------------------------------------------------------------------------------- small
 
 # What sockets do after an event of this type.
@@ -613,8 +625,9 @@ def type_of(frame: bytes) -> str:
 
 def _checked_text(text: str) -> str:
     """Raises WireError empty_text, bad_text, text_too_long."""
-    if len(text) > settings.HEADRACE.text_chars:
-        raise WireError("text_too_long", field="text")
+    most = settings.HEADRACE.text_chars
+    if len(text) > most:
+        raise WireError("text_too_long", Sentence(TOO_LONG, limit=most), field="text")
     if "\x00" in text:
         raise WireError("bad_text", field="text")
     if all(char.isspace() or unicodedata.category(char) == "Cf" for char in text):  # Cf: without width

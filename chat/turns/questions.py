@@ -1,11 +1,13 @@
-"""Whether an answer fits its question: options, a form's schema, or free text. Pure."""
+"""Whether an answer fits its question: options, a form's schema, or free text; no text is longer than a `say`'s."""
 
 from typing import Any
 
+from django.conf import settings
+
 from flows import schemas
 from streams.errors import WireError
-
-TEXT_CHARS = schemas.TEXT_CHARS
+from streams.sentences import Sentence
+from streams.sentences import noop as _
 
 
 def checked(options: list[dict], schema: dict | None, action: str, value: Any) -> tuple[Any, str]:
@@ -19,7 +21,7 @@ def checked(options: list[dict], schema: dict | None, action: str, value: Any) -
         return value, label
     if schema:
         return _form(schema, value), ""
-    if not isinstance(value, str) or not value.strip() or len(value) > TEXT_CHARS or "\x00" in value:
+    if not isinstance(value, str) or not value.strip() or len(value) > settings.HEADRACE.text_chars or "\x00" in value:
         raise WireError("invalid_answer", field="value")
     return value, value
 
@@ -48,12 +50,17 @@ def checked_params(schema: dict | None, params: dict[str, Any]) -> dict[str, Any
     """A say's `params` by the start node's schema. Raises WireError validation_error with the field."""
     if not schema:
         if params:
-            raise WireError("validation_error", field=f"params.{next(iter(params))[:64]}")
+            raise _unfit_param(next(iter(params))[:64], Sentence(_("there is no such field")))
         return {}
     try:
-        return schemas.validate(schema, params)
+        return schemas.validate(schema, params, settings.HEADRACE.text_chars)
     except schemas.SchemaError as error:
-        raise WireError("validation_error", field=f"params.{next(iter(error.fields))}") from None
+        raise _unfit_param(*next(iter(error.fields.items()))) from None
+
+
+def _unfit_param(name: str, reason: Sentence) -> WireError:
+    text = Sentence(_("The field {name} is not valid: {reason}."), name=name, reason=reason)
+    return WireError("validation_error", text, field=f"params.{name}")
 
 
 def fitting_params(schema: dict | None, params: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +72,8 @@ def fitting_params(schema: dict | None, params: dict[str, Any]) -> dict[str, Any
 def _form(schema: dict, value: Any) -> dict[str, Any]:
     """One object of plain fields; defaults fill what is left out."""
     try:
-        return schemas.validate(schema, value)
+        return schemas.validate(schema, value, settings.HEADRACE.text_chars)
     except schemas.SchemaError as error:
-        raise WireError("invalid_answer", field=next(iter(error.fields)) or "value") from None
+        name, reason = next(iter(error.fields.items()))
+        text = Sentence(_("The answer does not fit: {reason}."), reason=reason)
+        raise WireError("invalid_answer", text, field=name or "value") from None

@@ -29,7 +29,7 @@ from streams.database import now as database_now
 from streams.errors import WireError
 from streams.prepared import Select, insert, update
 
-TITLE_CHARS = 60
+TITLE_CHARS_OF_TEXT = 60  # of the title that a chat has until it is given one
 TOLD_AT_ONCE = 500
 
 # On the way of every message: compiled once. What a flow's row weighs (draft, graph) is left where it is.
@@ -194,6 +194,7 @@ def _new_turn(
     if message.turn is None:
         message.turn = turn.id
         message.parts = shapes.user_message_parts(turn.number, begin.text, _files(begin, chat))
+        message.search_text = shapes.search_text(message.parts)
     return turn
 
 
@@ -614,6 +615,7 @@ def _end(
         parent=turn.input,
         role=Message.Role.ASSISTANT,
         parts=parts or [],
+        search_text=shapes.search_text(parts or []),
         turn=turn.id,
         status=state,
         created=at,
@@ -972,7 +974,7 @@ def _keep_command(scope: uuid.UUID, command: str, body_hash: str, reply: dict, a
 
 
 def _title(text: str) -> str:
-    return " ".join(text.split())[:TITLE_CHARS]
+    return " ".join(text.split())[:TITLE_CHARS_OF_TEXT]
 
 
 def _uuid(value: str | None) -> uuid.UUID | None:

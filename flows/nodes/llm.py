@@ -100,7 +100,7 @@ def structured(text: str, schema: dict[str, Any]) -> dict[str, Any]:
         values = msgspec.json.decode(written)
         check_numbers(written, values)
     except OutOfRange as error:
-        raise NodeError("the model's answer has a number that is too large") from error
+        raise NodeError(gettext_noop("the model's answer has a number that is too large")) from error
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise NodeError(gettext_noop("the model's answer is not JSON")) from error
     try:

@@ -109,6 +109,7 @@ const AFTER = {
   welcome(frame) {
     composer.limit = frame.limits.text_chars;
     files.limit = frame.limits.file_bytes;
+    files.most = frame.limits.files_per_say;
     connection.degraded(false);
     connection.signInEnds(null);
     paintParams(frame.flow.params);

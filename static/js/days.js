@@ -1,4 +1,4 @@
-/** Chats in groups by age. */
+/** Chats in groups by age, and which of them are gone. */
 
 import { gettext } from "./i18n.js";
 
@@ -20,6 +20,18 @@ export function groupsOf(chats, now) {
     else groups[1 + bounds.findIndex(([, from]) => timeOf(chat) >= from)].chats.push(chat);
   }
   return groups.filter((group) => group.chats.length);
+}
+
+/** Ids of the known chats that the first page of the server's list would hold, and does not: they are gone. */
+export function goneFrom(known, page) {
+  const listed = new Set(page.results.map((chat) => chat.id));
+  const last = page.next === null ? null : page.results.at(-1);
+  return known.filter((chat) => !listed.has(chat.id) && (!last || isAbove(chat, last))).map((chat) => chat.id);
+}
+
+/** In the order of `chats/`. */
+function isAbove(chat, other) {
+  return Boolean(chat.pinned) === Boolean(other.pinned) ? timeOf(chat) > timeOf(other) : Boolean(chat.pinned);
 }
 
 function timeOf(chat) {

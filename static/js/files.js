@@ -6,8 +6,6 @@
 import { el, icon, iconButton, setText } from "./dom.js";
 import { gettext, interpolate } from "./i18n.js";
 
-export const FILES = 10; // of one message
-
 export class Files {
   /**
    * @param tray where the files are shown
@@ -19,6 +17,7 @@ export class Files {
     this.rest = rest;
     this.onChange = onChange;
     this.limit = Infinity; // bytes of one file
+    this.most = Infinity; // files of one message
     this.list = [];
   }
 
@@ -39,7 +38,7 @@ export class Files {
       const file = this.row(one);
       this.list.push(file);
       this.tray.append(file.node);
-      if (this.list.length > FILES) this.fail(file, interpolate(gettext("A message takes %(count)s files at most."), { count: FILES }));
+      if (this.list.length > this.most) this.fail(file, interpolate(gettext("A message takes %(count)s files at most."), { count: this.most }));
       else if (one.size > this.limit) this.fail(file, interpolate(gettext("Too large: %(size)s; %(limit)s at most."), { size: sizeOf(one.size), limit: sizeOf(this.limit) }));
       else if (!one.size) this.fail(file, gettext("The file is empty."));
       else this.send(file);

@@ -1,6 +1,6 @@
 /** Past chats: found, renamed, pinned, exported and deleted; grouped by day, with a mark where something goes on. */
 
-import { groupsOf } from "./days.js";
+import { goneFrom, groupsOf } from "./days.js";
 import { askLine, notice } from "./dialog.js";
 import { el, icon, iconButton, setText } from "./dom.js";
 import { gettext, interpolate } from "./i18n.js";
@@ -25,6 +25,7 @@ export class ChatList {
     this.rest = rest;
     this.current = current;
     this.chats = new Map();
+    this.toldAt = new Map(); // by id: when the socket last said something of it
     this.found = null; // ids, while something is searched
     this.onBack = onBack;
     this.next = null;
@@ -57,9 +58,12 @@ export class ChatList {
   /** Reads the first page; what was told meanwhile by the socket may have been lost. */
   async refresh(isForced = false) {
     if (!isForced && performance.now() - this.readAt < STALE_MS) return;
-    this.readAt = performance.now();
+    const askedAt = (this.readAt = performance.now());
     try {
       const page = await this.rest.get("chats/");
+      for (const id of goneFrom([...this.chats.values()], page)) {
+        if (!(this.toldAt.get(id) >= askedAt)) this.forget(id); // what was told since is newer than the page
+      }
       for (const chat of page.results) this.chats.set(chat.id, { ...this.chats.get(chat.id), ...chat });
       if (this.next === null || this.isFirstPage) this.next = page.next;
       this.isFirstPage = true;
@@ -101,16 +105,20 @@ export class ChatList {
   /** A `chats` frame. */
   told(chat) {
     const known = this.chats.get(chat.id);
-    if (chat.deleted) {
-      this.chats.delete(chat.id);
-      this.unread.remove(chat.id);
-    } else {
+    this.toldAt.set(chat.id, performance.now());
+    if (chat.deleted) this.forget(chat.id);
+    else {
       const hasMoved = !known || (chat.state && chat.state !== known.state);
       this.chats.set(chat.id, { ...known, ...chat, ...(hasMoved ? { last_turn: new Date().toISOString() } : {}) });
       if (known?.state && !chat.state) this.unread.add(chat.id);
       this.seen();
     }
     this.paint();
+  }
+
+  forget(id) {
+    this.chats.delete(id);
+    this.unread.remove(id);
   }
 
   /** Whoever looks at a chat has read it. */

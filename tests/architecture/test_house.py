@@ -54,6 +54,8 @@ RELATED = {"turns", "messages", "steps", "questions", "commands", "versions", "s
 CALLED = {"turn", "message", "step", "question", "command", "session", "worker", "version", "row"}
 OTHER_ROWS = {("flows/api.py", "row.save()")}  # a provider's
 PREPARED = {"insert", "update"}  # of `streams/prepared.py`
+# What is made of a sentence, and which of its arguments that is.
+SENTENCES = {"Sentence": 0, "NodeError": 0, "TemplateError": 0, "ConditionError": 0, "SetupError": 0, "WireError": 1}
 SLEEPS = {"tests/waiting.py"}  # waits for conditions, with deadlines
 
 
@@ -71,6 +73,27 @@ def imports(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def unmarked(name: str, call: ast.Call) -> bool:
+    """Whether the sentence that this call makes is an f-string, or words that no mark of gettext's stands around."""
+    place = SENTENCES.get(name)
+    if place is None or len(call.args) <= place:
+        return False
+    text = call.args[place]
+    if isinstance(text, ast.JoinedStr):
+        return True
+    return isinstance(text, ast.Constant) and bool(re.search("[A-Za-z]", re.sub(r"{\w*}", "", str(text.value))))
+
+
+def test_sentences_for_people_can_be_translated():
+    found = [
+        f"{path}:{call.lineno}"
+        for path, tree in sources("config", "chat", "flows", "accounts", "streams", "providers")
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and unmarked(call.func.id, call)
+    ]
+    assert found == []
 
 
 def test_floors_import_only_floors_below():

@@ -81,6 +81,7 @@ async def test_chunks_are_counted(path: str) -> None:
     async with serving(bounded(app)) as (host, _), posting(host, path, "Transfer-Encoding: chunked", body) as reader:
         status, _, said = await answer(reader)
     assert (status, said["error"]["code"]) == (413, "frame_too_large")
+    assert said["error"]["text"] == "The frame or body is larger than 1000 bytes."
     assert app.taken <= MOST
 
 

@@ -125,7 +125,7 @@ def test_a_page_of_the_guide_shows_what_markdown_can(page: str) -> None:
 async def test_the_wizard_greets_with_what_was_answered(drink: str, cups: int, told: str) -> None:
     questions = {item["id"]: item["fields"] for item in demo.WIZARD["nodes"] if item["kind"] == "question"}
     label = next(option["label"] for option in questions["drink"]["options"] if option["id"] == drink)
-    form = {**schemas.defaults(questions["details"]["schema"]), "cups": cups}
+    form = schemas.validate(questions["details"]["schema"], {"cups": cups})
     answers = [Answer("accept", drink, label), Answer("accept", "Anna", "Anna"), Answer("accept", form)]
     ctx = FakeContext(demo.WIZARD, answers=answers)
     assert await run_flow({}, ctx) == {"name": "Anna", "drink": drink, "details": form}

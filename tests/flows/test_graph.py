@@ -147,6 +147,12 @@ def test_only_a_condition_and_a_question_choose() -> None:
     assert codes(graph) == [("start", "unknown_branch")]
 
 
+def test_an_edge_without_a_branch_is_told_in_the_readers_language() -> None:
+    [found] = check(edited(edge("start", "end"), edge("end", "start")), KINDS, WORLD)
+    german = {"Nothing chooses this branch: {name}.": "Nichts wählt: {name}.", "an edge without one": "eine Kante ohne"}
+    assert sentence(found, lambda text: german.get(text, text)) == "Nichts wählt: eine Kante ohne."
+
+
 def test_an_edge_out_of_an_end_is_taken_by_nothing() -> None:
     assert codes(edited(edge("start", "end"), edge("end", "start"))) == [("end", "unknown_branch")]
 

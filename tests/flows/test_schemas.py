@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.schemas import SchemaError, defaults, parse, validate
+from flows.schemas import SchemaError, parse, validate
 
 FORM = {
     "type": "object",
@@ -27,7 +27,6 @@ def test_values_are_filled_with_defaults_and_kept_by_type() -> None:
         "agrees": False,
         "color": "red",
     }
-    assert defaults(FORM) == {"size": 1.5, "agrees": False, "color": "red"}
 
 
 @pytest.mark.parametrize(

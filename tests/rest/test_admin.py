@@ -14,6 +14,8 @@ from django.utils import timezone
 from accounts.models import User
 from chat.models import Chat, Message, Question, Turn
 from flows import store
+from flows.admin import FlowForm
+from flows.graph import checksum
 from flows.models import Flow, FlowVersion, Provider
 from flows.providers import decrypt_key
 from streams.models import StreamSession, Worker
@@ -152,6 +154,36 @@ def test_two_operators_on_one_draft(page: Client, chief: User, make_flow: MakeFl
     assert (flow.name, flow.revision) == ("Other", 2)
 
 
+def test_a_slug_in_use_is_said_at_its_field(page: Client, chief: User, make_flow: MakeFlow) -> None:
+    other = make_flow(chief, "Other")
+    flow = make_flow(chief, "Mine")
+    for path in ("add/", f"{flow.pk}/change/"):
+        shown = page.post(f"/admin/flows/flow/{path}", form_of(flow, slug=other.slug))
+        assert shown.context["adminform"].form.errors == {"slug": ["Another flow has this slug."]}
+    assert page.post(f"/admin/flows/flow/{flow.pk}/change/", form_of(flow, slug="mine-too")).status_code == 302
+    flow.refresh_from_db()
+    assert flow.slug == "mine-too"
+
+
+def test_a_save_does_not_undo_what_happened_while_it_was_read(
+    page: Client, chief: User, make_flow: MakeFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = make_flow(chief, draft=GRAPH, is_online=False)
+    form = form_of(flow, name="Renamed", owner=User.objects.create_user("next").pk)
+    cleaned = FlowForm.clean
+
+    def meanwhile(self: FlowForm) -> dict[str, Any]:
+        store.publish(flow.pk, checksum(flow.draft), chief.pk)
+        store.update_flow(flow.pk, icon="🌊")
+        return cleaned(self)
+
+    monkeypatch.setattr(FlowForm, "clean", meanwhile)
+    assert page.post(f"/admin/flows/flow/{flow.pk}/change/", form).status_code == 302
+    flow.refresh_from_db()
+    assert (flow.name, flow.owner.username) == ("Renamed", "next")
+    assert flow.is_online and flow.published is not None and flow.icon == "🌊"
+
+
 def test_deleting_a_flow_keeps_its_chats_and_frees_its_slug(page: Client, chief: User) -> None:
     fill(chief, "one")
     flow = Flow.objects.get()
@@ -209,6 +241,14 @@ def test_a_provider_s_key_is_write_only(page: Client, settings: Any) -> None:
     assert row.key_encrypted == ""
     refused = page.post(path, form | {"base_url": "https://10.0.0.1/"})
     assert "base_url" in refused.context["adminform"].form.errors
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_an_operator_says_whether_a_provider_takes_pictures(page: Client, takes: bool) -> None:
+    form = {"slug": "mine", "kind": "scripted", "model_names": "[]", "options": "{}", "prices": "{}"}
+    form |= {"on_takeover": "restart", "enabled": "on"} | ({"takes_pictures": "on"} if takes else {})
+    assert page.post("/admin/flows/provider/add/", form).status_code == 302
+    assert Provider.objects.get().takes_pictures is takes
 
 
 # ------------------------------------------------------------------------------------------------------- users

@@ -3,15 +3,19 @@
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
+from django.apps import apps
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import User
+from chat import shapes
 from chat.models import Chat, Command, Message, Turn
 from flows.models import Flow
 from streams.database import write
@@ -31,7 +35,9 @@ def new_chat(user: User, flow: Flow, title: str = "", **fields: Any) -> Chat:
 def say(chat: Chat, text: str, parent: Any = None, role: str = "user", age_s: float = 0) -> Message:
     part = {"id": f"1.{role}#1", "kind": "text", "text": text}
     created = timezone.now() - timedelta(seconds=age_s)
-    return Message.objects.create(chat=chat, role=role, parts=[part], parent=parent, created=created)
+    return Message.objects.create(
+        chat=chat, role=role, parts=[part], search_text=shapes.search_text([part]), parent=parent, created=created
+    )
 
 
 def titles(response: Any) -> list[str]:
@@ -99,6 +105,42 @@ def test_chats_are_searched_by_title_and_text(api: Make, make_flow: MakeFlow) ->
     assert titles(anna.get("chats/?q=wheels")) == ["Rivers"]
     assert titles(anna.get("chats/?q=mill")) == ["Mills"]
     assert titles(anna.get("chats/?q=%00%25_")) == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["Übergröße", "übergrösse", "ÄRGER", "a\u0308rger", "智能对话", 'say "stop"', "first\nsecond", "100 %", "c:\\new"],
+)
+def test_a_text_is_found_as_it_is_read(api: Make, make_flow: MakeFlow, query: str) -> None:
+    anna = api("anna")
+    flow = make_flow(anna.user)
+    said = 'Übergröße und Ärger, 智能对话平台: say "stop" at 100 % in c:\\new\nfirst\nsecond'
+    say(new_chat(anna.user, flow, "found"), said)
+    say(new_chat(anna.user, flow, "other"), "Ueber nichts")
+    assert titles(anna.get(f"chats/?q={quote(query)}")) == ["found"]
+
+
+@pytest.mark.parametrize("query", ["text", "kind", "input", "1.user#1", "\\n", "\\u00dc", "[", "_ber", "100_"])
+def test_how_a_message_is_kept_is_not_searched(api: Make, make_flow: MakeFlow, query: str) -> None:
+    anna = api("anna")
+    say(new_chat(anna.user, make_flow(anna.user), "kept"), "Über\n100 %")
+    assert titles(anna.get(f"chats/?q={quote(query)}")) == []
+
+
+def test_messages_of_before_are_found_once_they_are_filled_in(
+    api: Make, make_flow: MakeFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anna = api("anna")
+    flow = make_flow(anna.user)
+    for number in range(5):
+        say(new_chat(anna.user, flow, f"{number}"), f"Größe {number}")
+    known = dict(Message.objects.values_list("id", "search_text"))
+    Message.objects.update(search_text="")
+    migration = import_module("chat.migrations.0007_fill_search_text")
+    monkeypatch.setattr(migration, "BATCH", 2)
+    migration.fill(apps, None)
+    assert dict(Message.objects.values_list("id", "search_text")) == known
+    assert titles(anna.get(f"chats/?q={quote('größe 3')}")) == ["3"]
 
 
 def test_a_list_costs_the_same_queries_whatever_its_length(api: Make, make_flow: MakeFlow) -> None:
@@ -232,6 +274,17 @@ async def test_says_that_are_refused(anna: Remote, body: dict[str, Any], status:
     refused, answer, _ = await anna("POST", f"chats/{await chat_with(anna, HELLO)}/turns/", body)
     assert (refused, answer["error"]["code"]) == (status, code)
     assert await write(Turn.objects.count) == 0 and await write(Command.objects.count) == 0
+
+
+async def test_what_is_said_asked_answered_and_written_is_found(anna: Remote) -> None:
+    chat = await chat_with(anna, ASK)
+    _, reply, _ = await anna("POST", f"chats/{chat}/turns/", {"text": "Grüße"})
+    await in_state(anna, reply["turn"], "waiting")
+    await anna("POST", f"chats/{chat}/turns/", {"text": "Jörg"})
+    await in_state(anna, reply["turn"], "done")
+    for query in ("grüße", "your name?", "hello jörg"):
+        _, found, _ = await anna("GET", f"chats/?q={quote(query)}")
+        assert [row["id"] for row in found["results"]] == [chat], query
 
 
 async def test_a_flow_that_went_offline_takes_no_new_turn(anna: Remote) -> None:

@@ -1,12 +1,15 @@
 """Server-sent events: the same events with the same positions as a socket's, counted, resumed, ended."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from accounts import store as accounts
+from flows import build
 from streams.database import read, write
+from streams.errors import WireError
 from streams.models import StreamSession
 from tests.conftest import Live
 from tests.rest.events import Reader, reading
@@ -222,6 +225,23 @@ async def test_a_build_of_a_broken_graph_tells_its_faults(anna: Remote) -> None:
     faults = next(event.data["faults"] for event in told if event.type == "error")
     assert {fault["code"] for fault in faults} >= {"unreachable"}
     assert "error" in {event.data["state"] for event in told if event.type == "message"}
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"), [(WireError("unavailable"), "unavailable"), (KeyError("graph"), "internal")]
+)
+async def test_a_build_that_can_not_be_followed_says_so_and_ends(
+    anna: Remote, monkeypatch: pytest.MonkeyPatch, failure: Exception, code: str
+) -> None:
+    async def follow(*args: Any) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        yield "log", {"text": "running 0 %"}
+        raise failure
+
+    monkeypatch.setattr(build, "follow", follow)
+    told = await build_events(anna, HELLO)
+    assert [event.type for event in told] == ["log", "error", "end_of_stream"]
+    assert told[1].data["code"] == code and told[1].data["trace"]
+    assert told[2].data == {"status": "failure"}
 
 
 async def test_another_s_build_is_not_there_to_be_followed(anna: Remote, bert: Remote) -> None:

@@ -109,7 +109,9 @@ def test_row_36_a_file_that_is_too_large_leaves_nothing(api: Make) -> None:
     anna = api("anna")
     most = b"x" * (10 * 1024 * 1024)
     assert upload(anna, "a.txt", most).status_code == 201
-    assert code_of(upload(anna, "b.txt", most + b"x")) == (413, "file_too_large")
+    refused = upload(anna, "b.txt", most + b"x")
+    assert code_of(refused) == (413, "file_too_large")
+    assert refused.json()["error"]["text"] == "The file is larger than 10 MiB."
     assert [row.name for row in File.objects.all()] == ["a.txt"]
 
 
@@ -124,7 +126,9 @@ async def test_row_36_a_body_that_is_declared_or_grows_too_large_is_not_taken(an
     for data in (big, in_pieces()):
         try:
             async with anna.http.post(f"{anna.url}/api/files/", data=data, headers=kind) as response:
-                assert (response.status, (await response.json())["error"]["code"]) == (413, "file_too_large")
+                error = (await response.json())["error"]
+                assert (response.status, error["code"]) == (413, "file_too_large")
+                assert error["text"] == "The file is larger than 10 MiB."
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
             pass  # the server hung up while it was still sent
     assert await read(File.objects.count) == 0
@@ -177,7 +181,10 @@ def test_row_38_names_are_cleaned_and_bytes_kept_under_random_keys(api: Make, ra
 
 @pytest.mark.parametrize("name", ["../", "\u202e", "...", " ", "\u200b/", "\x01"])
 def test_row_38_a_name_of_which_nothing_is_left(api: Make, name: str) -> None:
-    assert code_of(upload(api("anna"), name, b"x")) == (400, "bad_filename")
+    refused = upload(api("anna"), name, b"x")
+    assert code_of(refused) == (400, "bad_filename")
+    error = refused.json()["error"]
+    assert error["fields"] == {"file": error["text"]}
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -309,6 +316,18 @@ async def test_row_40_files_of_others_and_unready_ones_are_not_found(anna: Remot
         assert (status, answer["error"]["code"]) == (400, "validation_error"), files
     assert await read(Turn.objects.count) == 0 and await read(Message.objects.count) == 0
     assert await read(lambda: File.objects.filter(named=True).count()) == 0
+
+
+async def test_one_file_too_many_is_told_with_how_many_there_may_be(anna: Remote, settings: Any) -> None:
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, files_per_say=2)
+    chat = await chat_with(anna, SHOWS)
+    files = [await sent(anna, "a.txt", b"x") for _ in range(3)]
+    status, answer, _ = await anna("POST", f"chats/{chat}/turns/", {"text": "x", "files": files})
+    assert (status, answer["error"]["code"]) == (400, "validation_error")
+    assert answer["error"]["fields"] == {"files": "A message takes 2 files at most."}
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, files_per_say=20)
+    many = [files[0]] * 20
+    assert (await anna("POST", f"chats/{chat}/turns/", {"text": "x", "files": many}))[0] == 202
 
 
 async def test_a_model_reads_the_texts_of_files_and_the_names_of_pictures_it_does_not_take(anna: Remote) -> None:

@@ -13,13 +13,14 @@ from django.test import AsyncClient, Client
 from django.utils import timezone
 
 from accounts.models import User
-from chat.admin import figures
+from chat.admin import figures, sessions
 from chat.admin.transcript import Leaf, _NodeEvent, branch, children_of, laid_out, newest_below
 from chat.models import Chat, Message, Question, Turn
 from config.management.commands.setup import make_viewers
 from flows import build, store
 from flows.models import Flow, FlowVersion
 from streams import database
+from streams.errors import CATALOGUE
 from streams.models import StreamSamples, StreamSession, Worker
 from streams.store import ask_close
 from tests.rest.test_admin import fill
@@ -238,11 +239,19 @@ def test_figures_are_links_to_the_rows_they_count(page: Client, chief: User) -> 
     for label in ("Live sockets", "Open questions", "Workers"):
         assert shown[label].value == "1" and len(listed(page, shown[label].url)) == 1, label
     assert [(cause.label, cause.count) for cause in context["causes"]] == [
-        ("provider timeout", "2"),
-        ("flow error", "1"),
+        ("The model did not answer in time.", "2"),
+        ("The flow failed. Try again, or tell its owner.", "1"),
     ]
     assert [len(listed(page, cause.url)) for cause in context["causes"]] == [2, 1]
-    assert "provider timeout" in page.get("/admin/figures/").content.decode()
+    assert "The model did not answer in time." in page.get("/admin/figures/").content.decode()
+
+
+def test_a_cause_is_said_in_the_readers_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    german = {CATALOGUE["provider_timeout"].text: "Zu spät."}
+    monkeypatch.setattr(sessions, "_", lambda text: german.get(text, text))
+    row = StreamSession(close_reason="provider_timeout", close_code=1011, ended=timezone.now())
+    assert (sessions.cause("provider_timeout"), sessions.closing(row)) == ("Zu spät.", "Zu spät (1011)")
+    assert sessions.cause("of_a_plugin") == "of_a_plugin"
 
 
 @pytest.mark.parametrize(

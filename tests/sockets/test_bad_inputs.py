@@ -680,9 +680,17 @@ async def test_row_24_text_over_32000_characters_or_with_nul(talk: Talk) -> None
     assert (await talk.socket.say(long))["type"] == "ok"
     end = await talk.socket.until("turn_end")
     assert end["status"] == "done"
-    await talk.refuses("text_too_long", say(long + "x"), field="text")
+    refused = await talk.refuses("text_too_long", say(long + "x"), field="text")
+    assert "32000 characters" in refused["text"]
     await talk.refuses("bad_text", say("a\0b"), field="text")
     await talk.refuses("bad_text", say("\0"), field="text")
+    await talk.goes_on()
+
+
+async def test_one_file_too_many(talk: Talk, bounds: Callable[..., None]) -> None:
+    bounds(files_per_say=2)
+    refused = await talk.refuses("validation_error", say(files=[str(uuid.uuid4())] * 3), field="files")
+    assert refused["text"] == "A message takes 2 files at most."
     await talk.goes_on()
 
 
@@ -693,6 +701,7 @@ async def test_row_24_nul_in_params(live: Live, online: Online, ben: User, token
         for name, value in (("name", "a\0b"), ("name", 1), ("count", "x"), ("count", 1.5), ("other", 1)):
             error = await socket.say("Hello", params={name: value})
             assert (error.get("code"), error.get("field")) == ("validation_error", f"params.{name}")
+            assert error["text"].startswith(f"The field {name} is not valid: ")
         assert await database.read(counts) == {"Chat": 0, "Message": 0, "Turn": 0, "Command": 0}
         assert (await socket.say("Hello", params={"name": "Ada", "count": 10**30}))["type"] in ("ok", "error")
         assert "internal" not in {frame.get("code") for frame in socket.frames}

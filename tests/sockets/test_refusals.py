@@ -569,6 +569,7 @@ async def test_welcome_has_what_the_contract_names(house: House) -> None:
             "text_chars": 32_000,
             "frame_bytes": bounds.frame_in_bytes,
             "file_bytes": bounds.file_bytes,
+            "files_per_say": 10,
         },
         "resumed": False,
     }

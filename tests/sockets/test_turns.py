@@ -592,19 +592,31 @@ async def test_form_is_checked_by_its_schema_and_filled_with_defaults(modelled, 
     async with tab(flow, chat) as one:
         question = await asked(one)
         assert question["schema"]["required"] == ["name"]
-        for value, field in (
-            ({}, "name"),
-            ({"name": "Ada", "age": 0}, "age"),
-            ({"name": "Ada", "size": "XL"}, "size"),
-            ({"name": "Ada", "more": 1}, "more"),
-            ("Ada", "value"),
+        for value, field, reason in (
+            ({}, "name", "it is needed"),
+            ({"name": "Ada", "age": 0}, "age", "it is less than 1"),
+            ({"name": "Ada", "size": "XL"}, "size", "it is not one of the choices"),
+            ({"name": "Ada", "more": 1}, "more", "there is no such field"),
+            ("Ada", "value", "it must be an object"),
         ):
             refused = await one.command("answer", question=question["question"], value=value)
             assert (refused["code"], refused["field"]) == ("invalid_answer", field)
+            assert refused["text"] == f"The answer does not fit: {reason}."
         await one.command("answer", question=question["question"], value={"name": "Ada"})
         end = await one.until_ended(question["turn"])
     assert text_of(end["message"]["parts"]) == "Ada M false"
     assert end["message"]["parts"][0]["data"]["value"] == {"name": "Ada", "size": "M", "news": False}
+
+
+async def test_texts_of_an_answer_are_bound_as_what_is_said(modelled, tab, bounds):
+    bounds(text_chars=40_000)
+    flow, chat = await modelled(asking(schema=FORM)), new_chat()
+    async with tab(flow, chat) as one:
+        question = (await asked(one))["question"]
+        refused = await one.command("answer", question=question, value={"name": "x" * 40_001})
+        assert (refused["code"], refused["field"]) == ("invalid_answer", "name")
+        assert refused["text"] == "The answer does not fit: it has more than 40000 characters."
+        assert (await one.command("answer", question=question, value={"name": "x" * 40_000}))["type"] == "ok"
 
 
 @pytest.mark.parametrize("action", ["decline", "cancel"])

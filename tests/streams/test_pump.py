@@ -227,18 +227,6 @@ async def test_one_post_always_goes_through(hub: Hub, chat: str, bounds):
     running.cancel()
 
 
-async def test_flush_returns_when_posts_are_out_or_at_its_bound(peer: Peer):
-    peer.pump.post(b"a")
-    await peer.pump.flush()
-    assert peer.frames == [b"a"]
-    peer.reads.clear()
-    peer.pump.post(b"b")
-    await peer.pump.flush(0.01)
-    assert peer.frames == [b"a"]
-    peer.task.cancel()
-    await peer.pump.flush(60)
-
-
 # ------------------------------------------------------------------------------------- counting, slow readers
 
 

@@ -75,7 +75,9 @@ def test_an_operator_watches_a_socket_and_closes_it(admin: BrowserContext, socke
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, "session_closed")
 
     page.goto(f"/admin/streams/streamsession/{session}/change/")
-    expect(page.locator(".field-closed, .fieldBox", has_text="session closed (1008)").first).to_be_visible()
+    expect(
+        page.locator(".field-closed, .fieldBox", has_text="An operator has closed this connection (1008)").first
+    ).to_be_visible()
     page.goto(f"/admin/streams/streamsession/{session}/history/")
     expect(page.get_by_text("Close the connection: A look at how it is done.")).to_be_visible()
 

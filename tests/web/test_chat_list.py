@@ -1,9 +1,10 @@
 """The list of past chats: found, renamed, pinned, exported, deleted, and the same in every tab."""
 
+import re
 from pathlib import Path
 from uuid import uuid4
 
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
 
 from tests.web.chatting import answers, chat_id, composer, expect_live, held, open_new, prose, rest, row_of, say
 
@@ -91,6 +92,22 @@ def test_deleted_chat_is_gone_in_every_tab_and_can_be_brought_back(context: Brow
     expect_live(first)
     expect(composer(first)).to_be_enabled()
     expect(prose(first)).to_have_text(name)
+
+
+def test_chat_whose_deletion_was_not_told_is_gone_when_the_list_is_read_again(page: Page):
+    def without_lists(line: WebSocketRoute) -> None:
+        server = line.connect_to_server()
+        server.on_message(lambda frame: None if '"type":"chats"' in frame else line.send(frame))
+
+    name = title()
+    gone = chat_with(page, name)
+    page.route_web_socket(re.compile("/chat/"), without_lists)
+    open_new(page, "assistant")
+    expect(row_of(page, name)).to_be_visible()
+    rest(page, "DELETE", f"chats/{gone}/")
+    say(page, title())
+    expect(answers(page, "done")).to_have_count(1)
+    expect(row_of(page, name)).to_have_count(0)
 
 
 def test_chat_is_exported_as_markdown(page: Page):
