@@ -110,6 +110,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     database_threads: int = 4
     database_waiting: int = 5000
     command_hop_s: float = 2
+    database_lock_s: float = 1.5  # that a statement waits for a row of another's; under a command's hop
+    database_statement_s: float = 30  # of one statement; migrations take their time
+    database_idle_s: float = 5  # of a transaction whose process does nothing: a frozen one lets its rows go
+    database_silence_s: float = 10  # of the database's machine, after which the connection is given up
     # providers
     provider_connect_s: float = 5
     provider_first_token_s: float = 30

@@ -1,8 +1,10 @@
 """The one bridge from async code to a transaction: own threads, one hop a call, every hop bounded in time.
 
-Commands go before work that is repeated until it is done. "Database is locked", a lost connection and a deadlock are
-repeated with jitter inside the bound; past it WireError("unavailable"). A call may therefore run more than once, and
-one that was given up may still commit: what is called must be safe to repeat (docs: durability).
+Commands go before work that is repeated until it is done. "Database is locked", a lost connection, a deadlock and a
+lock or a statement that PostgreSQL gave up are repeated with jitter inside the bound; past it
+WireError("unavailable"). A call may therefore run more than once, and one that was given up may still commit: what is
+called must be safe to repeat (docs: durability). The bound frees the caller; what frees the thread are the limits of
+the connection (`postgres_options`).
 
 On SQLite, whose transactions exclude each other anyway, writes that wait together are committed together: 2.7 times as
 many begins a second at 50 senders (docs/decisions/008-grouped-commits.md). One that fails is undone alone.
@@ -23,7 +25,7 @@ from typing import Any, TypeVar
 
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connection, connections, transaction
-from django.db.utils import InterfaceError, OperationalError
+from django.db.utils import InterfaceError, InternalError, OperationalError
 from django.utils import timezone
 
 from streams.errors import WireError
@@ -37,6 +39,7 @@ GROUP_JOBS = 64
 GROUP_S = 0.01  # what a group runs for before it is committed, the last of its jobs apart
 # What SQLite says when another writer is at it, or the disk is away; other operational errors of it are faults.
 _SQLITE_PASSING = ("locked", "busy", "unable to open", "disk i/o")
+_IDLE_TOO_LONG = "25P03"  # idle_in_transaction_session_timeout: PostgreSQL has undone it and hung up
 
 
 async def read(
@@ -106,7 +109,7 @@ async def _call(
                 if not limit.expired():  # the function's own
                     raise
                 raise WireError("unavailable") from None
-            except (OperationalError, InterfaceError) as error:
+            except (OperationalError, InterfaceError, InternalError) as error:
                 if not _is_passing(error):
                     raise
                 pause_s = random.uniform(0.2, 1) * min(LONGEST_PAUSE_S, 0.02 * 2 ** min(tries, 10))
@@ -119,6 +122,8 @@ async def _call(
 
 
 def _is_passing(error: Exception) -> bool:
+    if isinstance(error, InternalError):
+        return getattr(error.__cause__, "sqlstate", None) == _IDLE_TOO_LONG
     if connection.vendor != "sqlite":
         return True
     sentence = str(error).lower()
