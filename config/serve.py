@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
-from streams import frames
+from streams import frames, sse
 
 RESTARTS = 5  # deaths of workers within RESTARTS_WITHIN_S after which the supervisor gives up
 RESTARTS_WITHIN_S = 60.0
@@ -65,20 +65,55 @@ class Pace:
         return max(0.0, -self._left / self._per_s)
 
 
-class SocketProtocol(WebSocketsSansIOProtocol):
+class Watched:
+    """A protocol whose transport is aborted when its peer has stopped reading.
+
+    uvicorn alone never frees such a peer: its sends wait, and a transport that was closed waits to flush.
+    """
+
+    _watchdog: asyncio.TimerHandle | None = None
+    _is_over = False  # nothing more will be written: what is not flushed in time never will be
+    _is_gone = False
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # The grace lets a peer that is only slow take the close frame of the pump that gives it up.
+        self._abort_after(settings.HEADRACE.send_timeout_s + CLOSE_GRACE_S)
+
+    def resume_writing(self) -> None:
+        if not self._is_over:
+            self._call_off()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_gone = True
+        self._call_off()
+        super().connection_lost(exc)
+
+    def _abort_after(self, delay_s: float) -> None:
+        """Unless it is to be aborted sooner already."""
+        at = self.loop.time() + delay_s
+        if not self._is_gone and (self._watchdog is None or self._watchdog.when() > at):
+            self._call_off()
+            self._watchdog = self.loop.call_at(at, self.transport.abort)
+
+    def _call_off(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+
+
+class SocketProtocol(Watched, WebSocketsSansIOProtocol):
     """uvicorn's sans-I/O protocol, read at a pace, with a watchdog over a peer that has stopped reading.
 
     uvicorn alone parses whatever comes, also what nobody waits for: control frames, fragments, bytes behind a refusal.
     Here it is parsed in slices, and only as many frames and bytes a second as the bounds say, whatever their kind;
     the rest waits in the peer's own buffers. No honest client is that fast, and one that is loses nothing.
 
-    uvicorn alone never frees a peer that does not read: its transport waits to flush, whatever the application does,
-    also after `websocket.close` (docs/decisions/004-server.md). Written against uvicorn 0.54; tests/config holds it
-    to that.
+    A peer that does not read keeps its descriptor whatever the application does, also after `websocket.close`
+    (docs/decisions/004-server.md). Written against uvicorn 0.54; tests/config holds it to that.
     """
 
-    _watchdog: asyncio.TimerHandle | None = None
-    _is_over = False  # nothing more will be written: what is not flushed in time never will be
     _rest: asyncio.TimerHandle | None = None  # ends when the pace allows the next slice
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -195,16 +230,6 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     # --------------------------------------------------------------------------------------------- writing
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        # The grace lets a peer that is only slow take the close frame of the pump that gives it up.
-        self._abort_after(settings.HEADRACE.send_timeout_s + CLOSE_GRACE_S)
-
-    def resume_writing(self) -> None:
-        if not self._is_over:
-            self._call_off()
-        super().resume_writing()
-
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()
         self._is_over = True
@@ -217,28 +242,16 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self._abort_after(CLOSE_GRACE_S + (self.close_timeout if waits_for_reply else 0))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._call_off()
         if self._rest is not None:
             self._rest.cancel()
             self._rest = None
         self._unread.clear()
         super().connection_lost(exc)
 
-    def _abort_after(self, delay_s: float) -> None:
-        """Unless it is to be aborted sooner already."""
-        at = self.loop.time() + delay_s
-        if not self.disconnected and (self._watchdog is None or self._watchdog.when() > at):
-            self._call_off()
-            self._watchdog = self.loop.call_at(at, self.transport.abort)
 
-    def _call_off(self) -> None:
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            self._watchdog = None
-
-
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol; a connection that does not get to the end of a request's head is dropped.
+class HttpProtocol(Watched, HttpToolsProtocol):
+    """uvicorn's protocol; a connection that does not get to the end of a request's head is dropped, and one whose
+    peer does not read what it asked for.
 
     uvicorn alone waits for ever: a few hundred connections that say nothing would hold a few hundred descriptors.
     """
@@ -264,6 +277,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = {sse.EXTENSION: {"abort": self.transport.abort}}
         self._wait_for_head()
 
     def on_headers_complete(self) -> None:
@@ -273,6 +287,28 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._have_head()
         super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self) -> None:
+        self._call_off()  # the transport has another protocol from now on
+        super().handle_websocket_upgrade()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._free_when_closed()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._free_when_closed()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._free_when_closed()
+
+    def _free_when_closed(self) -> None:
+        """What is under the high-water mark pauses nothing, and the transport would wait to flush it for ever."""
+        if self.transport.is_closing():
+            self._is_over = True
+            self._abort_after(settings.HEADRACE.send_timeout_s + CLOSE_GRACE_S)
 
     def _wait_for_head(self) -> None:
         if self._head_due is None:
