@@ -66,6 +66,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     files_per_say: int = 10
     file_text_chars: int = 100_000
     file_unnamed_s: float = 86400
+    files_bytes_per_user: int = 1024 * 1024 * 1024  # all that he has sent and not removed
     question_s: float = 7 * 86400
     answer_bytes: int = 1024 * 1024
     turn_nodes: int = 200
@@ -93,6 +94,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     drain_turns_s: float = 20
     drain_sockets_s: float = 3
     buried_kept_s: float = 86400  # rows of dead workers, for whoever looks what happened
+    purge_rows: int = 200  # that are removed in one go, of what is past its time
     snapshot_tries: int = 8  # while events come faster than rows are read
     doctor_socket_s: float = 5  # that `manage.py doctor` waits for its socket
     embedded_start_s: float = 30  # a start reads the append-only file, at most EMBEDDED_MB of it

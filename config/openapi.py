@@ -206,7 +206,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         201,
         errors=(
             "file_too_large", "file_type_not_allowed", "bad_filename", "empty_file", "file_incomplete",
-            "file_decompression_limit", "validation_error", "unknown_field", "unsupported_media_type",
+            "file_decompression_limit", "quota_exceeded", "validation_error", "unknown_field",
+            "unsupported_media_type",
         ),
         sends="multipart/form-data",
     ),

@@ -4,7 +4,6 @@ Looks at turns, not at burials (docs: durability). Each row by itself: one that 
 the others.
 """
 
-import asyncio
 import functools
 import os
 import socket as sockets
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from django.conf import settings
 
-from chat.files import store as files
+from chat.files import tidying as files
 from chat.turns import owed, reads, store
 from streams import database
 from streams import store as worker_store
@@ -83,7 +82,7 @@ class Sweep:
         for chat in await database.read(reads.past_chats):
             await database.write(store.purge, chat, until_done=True)
         await database.write(store.forget_commands, until_done=True)
-        await asyncio.to_thread(files.purge)
+        await files.remove_unnamed()
 
     async def _claim(self) -> None:
         """Take what nobody runs, until this worker is full."""
