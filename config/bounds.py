@@ -34,6 +34,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     chat_idle_s: float = 3600
     unsent_bytes: int = 1024 * 1024
     send_timeout_s: float = 10
+    socket_end_s: float = 5  # that the task of a socket has to end
     ping_every_s: float = 20
     ping_timeout_s: float = 15
     sse_comment_s: float = 15

@@ -12,7 +12,7 @@ import time
 import unicodedata
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -94,25 +94,25 @@ class ChatManager:
         self._duties.append(asyncio.create_task(self.control.listen(), name="headrace-control"))
 
     async def stop(self) -> None:
-        """Give back what runs, say what is owed to rows, close what is open. Each step bounded."""
+        """Give back what runs, say what is owed to rows, close what is open. Each step bounded, and none skipped."""
         self.is_draining = True
-        for duty in self._duties:
-            duty.cancel()
-        await asyncio.gather(*self._duties, return_exceptions=True)
-        async with _within(SHUTDOWN_S):
-            await asyncio.gather(*(run.release() for run in list(self._runs.values())), return_exceptions=True)
-        for task in [*self._run_tasks.values(), *self._tasks]:
-            task.cancel()
-        await asyncio.gather(*self._run_tasks.values(), *self._tasks, return_exceptions=True)
-        leave = database.write(worker_store.leave, self.worker)
-        for step in (self.sessions.write_counters(), self.telling.mark_told(), leave):
+        await _end(self._duties)
+        releases = [asyncio.create_task(run.release()) for run in list(self._runs.values())]
+        if releases:
+            await asyncio.wait(releases, timeout=SHUTDOWN_S)
+        await _end([*releases, *self._run_tasks.values(), *self._tasks])
+        for step in (
+            self.sessions.write_counters,
+            self.telling.mark_told,
+            lambda: database.write(worker_store.leave, self.worker),
+            build.aclose,
+            providers.aclose,
+            self.hub.aclose,
+            self.log.aclose,
+            redis.aclose,
+        ):
             async with _within(SHUTDOWN_S):
-                await step
-        await build.aclose()
-        await providers.aclose()
-        await self.hub.aclose()
-        await self.log.aclose()
-        await redis.aclose()
+                await step()
 
     async def drain(self) -> None:
         """No new turns; running ones get their time; then sockets are sent away, spread over some seconds."""
@@ -613,3 +613,16 @@ async def _within(seconds: float) -> AsyncIterator[None]:
             yield
     except (TimeoutError, WireError) as error:
         log.warning("shutdown_cut", reason=type(error).__name__)
+    except Exception:
+        log.exception("shutdown_cut")
+
+
+async def _end(tasks: Collection[asyncio.Task]) -> None:
+    """Cancel them. Who does not heed that in `SHUTDOWN_S` is left behind."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        done, pending = await asyncio.wait(tasks, timeout=SHUTDOWN_S)
+        await asyncio.gather(*done, return_exceptions=True)  # they have told of their faults themselves
+        for task in pending:
+            log.warning("task_left", task=task.get_name())
