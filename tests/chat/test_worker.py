@@ -4,11 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from channels.layers import get_channel_layer
+from channels_redis.pubsub import RedisPubSubLoopLayer
 
 from chat.turns import manager as managers
+from chat.turns.control import GROUP, Control
 from chat.turns.manager import ChatManager
 from streams import database
 from streams import store as workers
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 LATE_S = 20.0
@@ -59,3 +63,52 @@ async def test_a_step_of_the_shutdown_that_fails_skips_none(manager: ChatManager
         await manager.stop()
     assert ended == [1]
     assert manager.worker not in await database.read(workers.live_workers)
+
+
+# ------------------------------------------------------------------------------------- what others tell it
+
+
+async def test_a_worker_that_was_deaf_for_a_while_has_one_channel(manager: ChatManager, monkeypatch, bounds):
+    bounds(redis_timeout_s=0.05)
+    layer = get_channel_layer()
+    tries = []
+    add = RedisPubSubLoopLayer.group_add
+
+    async def fail_at_first(self: RedisPubSubLoopLayer, group: str, channel: str) -> None:
+        tries.append(channel)
+        await add(self, group, channel)
+        if len(tries) <= 3:
+            raise OSError("gone")
+
+    monkeypatch.setattr(RedisPubSubLoopLayer, "group_add", fail_at_first)
+    control = Control("other", lambda message: None, manager.spawn)
+    listening = asyncio.create_task(control.listen())
+    await until(lambda: len(tries) == 4, what="it listens again")
+    mine = [name for name in layer.channels if "other." in name]
+    members = [name for names in layer.groups.values() for name in names if "other." in name]
+    assert mine == members == tries[3:]
+    listening.cancel()
+    await asyncio.wait([listening])
+    assert not [name for name in layer.channels if "other." in name]
+
+
+async def test_a_message_that_cannot_be_heeded_costs_no_other(manager: ChatManager):
+    heard = []
+
+    def heed(message: dict) -> None:
+        heard.append(message["n"])
+        if message["n"] == 1:
+            raise KeyError("kind")
+
+    listening = asyncio.create_task(Control("other", heed, manager.spawn).listen())
+
+    async def hears(n: int) -> bool:
+        await get_channel_layer().group_send(GROUP, {"type": "control", "by": "a third", "kind": "x", "n": n})
+        return n in heard
+
+    await until(lambda: hears(1))
+    channels = set(get_channel_layer().channels)
+    await until(lambda: hears(2))
+    assert set(get_channel_layer().channels) == channels
+    listening.cancel()
+    await asyncio.wait([listening])
