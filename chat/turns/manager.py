@@ -81,6 +81,7 @@ class ChatManager:
             await self.sweep.beat()
         duties: list[tuple[str, float, Callable[[], Awaitable[None]]]] = [
             ("beat", settings.HEADRACE.beat_s, self.sweep.beat),
+            ("told", settings.HEADRACE.beat_s, self.telling.mark_told),
             ("sweep", settings.HEADRACE.sweep_s, self.sweep.sweep),
             ("stops", settings.HEADRACE.stop_poll_s, self._poll_stops),
             ("counters", settings.HEADRACE.counters_every_s, self.sessions.write_counters),

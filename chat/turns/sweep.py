@@ -35,7 +35,7 @@ class Sweep:
         self._judges_from = 0.0  # after an outage of the database nobody is judged dead before this
 
     async def beat(self) -> None:
-        """Say that this worker lives; mark what it told."""
+        """Say that this worker lives. Nothing else may hold it up."""
         manager = self._manager
         was_buried = await database.write(
             functools.partial(
@@ -49,13 +49,12 @@ class Sweep:
             is_beat=True,
             until_done=self._seen_at > 0,  # the first one is tried once: a start does not wait for ever
         )
-        if was_buried:
-            await manager.sessions.write_counters(all_live=True)
         now = time.monotonic()
         if self._seen_at and now - self._seen_at > settings.HEADRACE.dead_after_s:
             self._judges_from = now + settings.HEADRACE.dead_after_s
         self._seen_at = now
-        await manager.telling.mark_told()
+        if was_buried:
+            await manager.sessions.write_counters(all_live=True)
 
     async def sweep(self) -> None:
         """Whatever nobody runs is taken, whatever is owed is told."""

@@ -65,6 +65,21 @@ async def test_a_step_of_the_shutdown_that_fails_skips_none(manager: ChatManager
     assert manager.worker not in await database.read(workers.live_workers)
 
 
+# ------------------------------------------------------------------------------------------------ its beat
+
+
+async def test_a_beat_does_not_wait_for_what_is_marked_as_told(manager: ChatManager, monkeypatch: pytest.MonkeyPatch):
+    """The database would have to take that first, until it is done."""
+    monkeypatch.setattr(manager.telling, "mark_told", asyncio.Event().wait)
+    async with asyncio.timeout(LATE_S):
+        await manager.sweep.beat()
+
+
+async def test_what_was_told_is_marked_by_a_duty_of_its_own(manager: ChatManager):
+    manager.telling.confirmed("turn", "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa", 1)
+    await until(lambda: not manager.telling._told, what="it is marked")
+
+
 # ------------------------------------------------------------------------------------- what others tell it
 
 
