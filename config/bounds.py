@@ -55,6 +55,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     login_wait_s: float = 5
     known_login_s: float = 5  # a log-in that was looked up is believed so long
     known_logins: int = 10_000  # that a process remembers
+    logins_kept_s: float = 90 * 86400  # since somebody logged in, however often he refreshed it: then once more
     rest_requests_per_minute: int = 1200
     rest_anonymous_per_minute: int = 60
     # turns
@@ -92,10 +93,11 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sweep_s: float = 3
     counters_every_s: float = 5
     session_samples: int = 120  # points of a session's plot
+    sessions_kept_s: float = 90 * 86400  # rows of sockets, since they ended
     drain_turns_s: float = 20
     drain_sockets_s: float = 3
     buried_kept_s: float = 86400  # rows of dead workers, for whoever looks what happened
-    purge_rows: int = 200  # that are removed in one go, of what is past its time
+    purge_rows: int = 500  # that are removed in one go, of what is past its time
     snapshot_tries: int = 8  # while events come faster than rows are read
     doctor_socket_s: float = 5  # that `manage.py doctor` waits for its socket
     embedded_start_s: float = 30  # a start reads the append-only file, at most EMBEDDED_MB of it

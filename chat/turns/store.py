@@ -815,10 +815,13 @@ def purge(chat_id: str) -> bool:
     return True
 
 
-def forget_commands() -> None:
-    """Older than a week: who repeats one after that does it anew."""
-    kept = timedelta(days=settings.HEADRACE.command_kept_days)
-    Command.objects.filter(created__lt=database_now() - kept).delete()
+def forget_commands() -> int:
+    """Some of those older than a week: who repeats one after that does it anew. Returns how many: 0, no more."""
+    old = database_now() - timedelta(days=settings.HEADRACE.command_kept_days)
+    rows = Command.objects.filter(created__lt=old).order_by("created")
+    ids = list(rows.values_list("id", flat=True)[: settings.HEADRACE.purge_rows])
+    Command.objects.filter(id__in=ids).delete()
+    return len(ids)
 
 
 def mark_told(rows: list[tuple[str, str, int]]) -> None:

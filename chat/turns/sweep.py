@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from django.conf import settings
 
+from accounts import store as accounts
 from chat.files import tidying as files
 from chat.turns import owed, reads, store
 from streams import database
@@ -77,10 +78,20 @@ class Sweep:
         await database.write(worker_store.bury_idle, in_use)
 
     async def purge(self) -> None:
-        """Debug and call chats past their day, commands past their week, files that no message names."""
+        """What is past its time: debug and call chats, commands, sessions, log-ins, files that no message names.
+
+        A piece at a time, so that commands go between, until nothing of it is left.
+        """
         for chat in await database.read(reads.past_chats):
             await database.write(store.purge, chat, until_done=True)
-        await database.write(store.forget_commands, until_done=True)
+        for forget in (
+            store.forget_commands,
+            worker_store.forget_sessions,
+            accounts.forget_logins,
+            accounts.forget_page_sessions,
+        ):
+            while await database.write(forget, until_done=True):
+                pass
         await files.remove_unnamed()
 
     async def _claim(self) -> None:

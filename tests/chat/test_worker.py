@@ -1,17 +1,25 @@
 """A worker's own life: its shutdown, its beat, what it hears from others."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 from channels.layers import get_channel_layer
 from channels_redis.pubsub import RedisPubSubLoopLayer
+from django.contrib.sessions.models import Session
+from django.utils import timezone
 
+from accounts import store as accounts
+from accounts.models import Login
+from chat.models import Command
 from chat.turns import manager as managers
 from chat.turns.control import GROUP, Control
 from chat.turns.manager import ChatManager
 from streams import database
 from streams import store as workers
+from streams.models import StreamSamples, StreamSession
 from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -20,7 +28,7 @@ LATE_S = 20.0
 
 @pytest.fixture
 async def manager(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ChatManager]:
-    monkeypatch.setattr(managers, "SHUTDOWN_S", 0.2)
+    monkeypatch.setattr(managers, "SHUTDOWN_S", 1.0)
     one = ChatManager()
     await one.start()
     yield one
@@ -78,6 +86,40 @@ async def test_a_beat_does_not_wait_for_what_is_marked_as_told(manager: ChatMana
 async def test_what_was_told_is_marked_by_a_duty_of_its_own(manager: ChatManager):
     manager.telling.confirmed("turn", "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa", 1)
     await until(lambda: not manager.telling._told, what="it is marked")
+
+
+# --------------------------------------------------------------------------------------- what it forgets
+
+
+async def test_rows_past_their_time_go_and_no_others(manager: ChatManager, user, bounds):
+    bounds(purge_rows=2)  # it takes more than one piece
+    old, fresh = timezone.now() - timedelta(days=1000), timezone.now()
+
+    def make() -> None:
+        for at, expired in [(old, old)] * 3 + [(fresh, fresh + timedelta(days=1))]:
+            session = StreamSession.objects.create(started=at, last_seen=at, ended=at)
+            StreamSamples.objects.create(session=session.id)
+            Command.objects.create(scope=uuid.uuid4(), command="1", body_hash="", reply={}, created=at)
+            Session.objects.create(session_key=uuid.uuid4().hex, session_data="", expire_date=expired)
+            login = Login.objects.create(user=user)
+            Login.objects.filter(id=login.id).update(created=at)
+        StreamSession.objects.create(started=old, last_seen=fresh, state="connected")
+        key, _ = accounts.create_key(user.id, "script", ["chat"])
+        Login.objects.filter(id=key.login_id).update(created=old)
+
+    def left() -> dict[str, int]:
+        models = (StreamSession, StreamSamples, Command, Session, Login)
+        return {model.__name__: model.objects.count() for model in models}
+
+    await database.write(make)
+    await manager.sweep.purge()
+    assert await database.read(left) == {
+        "StreamSession": 2,  # the one that lives, however old
+        "StreamSamples": 1,
+        "Command": 1,
+        "Session": 1,
+        "Login": 2,  # that of the key
+    }
 
 
 # ------------------------------------------------------------------------------------- what others tell it
