@@ -21,6 +21,7 @@ import structlog
 from django.conf import settings
 
 from accounts import tokens
+from accounts.passwords import network_of
 from accounts.tokens import Credential, Identity
 from chat import protocol, snapshot
 from chat.doors.admission import Admitted
@@ -166,7 +167,7 @@ class ChatManager:
         bounds = settings.HEADRACE
         wanted = {
             ("user", identity.user_id): bounds.sockets_per_user,
-            ("address", _address(scope)): bounds.sockets_per_address,
+            ("address", network_of(_address(scope) or "")): bounds.sockets_per_address,
         }
         if any(self._places[who] >= most for who, most in wanted.items()):
             raise WireError("too_many_connections", retry_after=30)

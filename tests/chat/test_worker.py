@@ -13,12 +13,14 @@ from django.utils import timezone
 
 from accounts import store as accounts
 from accounts.models import Login
+from accounts.tokens import Identity
 from chat.models import Command
 from chat.turns import manager as managers
 from chat.turns.control import GROUP, Control
 from chat.turns.manager import ChatManager
 from streams import database
 from streams import store as workers
+from streams.errors import WireError
 from streams.models import StreamSamples, StreamSession
 from tests.waiting import until
 
@@ -169,3 +171,20 @@ async def test_a_message_that_cannot_be_heeded_costs_no_other(manager: ChatManag
     assert set(get_channel_layer().channels) == channels
     listening.cancel()
     await asyncio.wait([listening])
+
+
+# ----------------------------------------------------------------------------------------------- its places
+
+
+async def test_addresses_of_one_network_share_their_places(manager: ChatManager, bounds):
+    bounds(sockets_per_address=2)
+
+    def take(n: int, address: str) -> None:
+        identity = Identity(n, "", False, frozenset(), None, None, "session", "")
+        manager.take_place(identity, {"client": (address, 1)})
+
+    take(1, "2001:db8::1")
+    take(2, "2001:db8::2")
+    with pytest.raises(WireError, match="too_many_connections"):
+        take(3, "2001:db8::3")
+    take(4, "2001:db8:0:1::1")
