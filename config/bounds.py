@@ -56,6 +56,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     known_login_s: float = 5  # a log-in that was looked up is believed so long
     known_logins: int = 10_000  # that a process remembers
     logins_kept_s: float = 90 * 86400  # since somebody logged in, however often he refreshed it: then once more
+    pdfs_at_once: int = 2  # read by a process: each may take 512 MiB and a core for seconds
+    checks_at_once: int = 2  # of graphs, by a process
+    requests_waiting: int = 20  # behind those of each kind
+    request_wait_s: float = 5
     rest_requests_per_minute: int = 1200
     rest_anonymous_per_minute: int = 60
     # turns

@@ -1,10 +1,12 @@
 """Files: what is taken and what is not, whose they are, and how they reach a model."""
 
+import asyncio
 import base64
 import io
 import json
 import re
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from datetime import timedelta
@@ -22,6 +24,7 @@ from django.utils import timezone
 from PIL import Image
 
 from chat.files import checks, store, tidying
+from chat.files import pdf as pdf_reader
 from chat.models import File, Message, Turn
 from flows.context import FileView, with_files
 from flows.models import Provider
@@ -30,6 +33,7 @@ from providers.openai_compatible import encode
 from streams.database import read, write
 from tests.rest.conftest import Api, bare, code_of
 from tests.rest.remote import Remote, chat_with, in_state
+from tests.waiting import until
 
 Make = Callable[..., Api]
 BOUNDARY = "frontier"
@@ -296,6 +300,27 @@ def test_a_file_whose_bytes_cannot_be_removed_keeps_no_other(api: Make, monkeypa
     monkeypatch.setattr(FileSystemStorage, "delete", fail)
     async_to_sync(tidying.remove_unnamed)()
     assert [str(row.id) for row in File.objects.all()] == [stuck]
+
+
+async def test_so_many_documents_are_read_at_once(anna: Remote, settings: Any, monkeypatch: Any) -> None:
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, pdfs_at_once=1, request_wait_s=0.05)
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(path: str, chars: int) -> str:
+        entered.set()
+        assert leave.wait(20)
+        return "text"
+
+    monkeypatch.setattr(pdf_reader, "text_of", slow)
+    first = asyncio.create_task(sent(anna, "a.pdf", pdf()))
+    await until(entered.is_set, what="the first is read")
+    data = aiohttp.FormData()
+    data.add_field("file", pdf(), filename="b.pdf")
+    async with anna.http.post(f"{anna.url}/api/files/", data=data) as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (429, "busy")
+    await sent(anna, "a.txt", b"no document")
+    leave.set()
+    await first
 
 
 def test_files_of_a_user_have_a_bound(api: Make, settings: Any) -> None:
