@@ -681,12 +681,13 @@ def delete_chat(chat_id: str, user: int, worker: str | None) -> Outcome:
     return outcome
 
 
-def end_turns_of_flow(flow_id: str, worker: str | None, limit: int = 50) -> list[tuple[str, Outcome]]:
-    """A deleted flow's unended turns end or are told to stop. At most `limit` chats; call until none comes."""
+def end_turns_of_flow(flow_id: str, worker: str | None) -> list[tuple[str, Outcome]]:
+    """A deleted flow's unended turns end or are told to stop. So many chats at once; call until none comes."""
     chats = (
         Turn.objects.filter(chat__flow_id=flow_id, chat__flow__deleted=True, state__in=UNENDED, stop_at=None)
         .values_list("chat_id", flat=True)
-        .distinct()[:limit]
+        .order_by("chat_id")  # in which order all who do this lock them
+        .distinct()[: settings.HEADRACE.chats_ended_at_once]
     )
     outcomes = []
     for chat_id in list(chats):

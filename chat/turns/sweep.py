@@ -83,7 +83,7 @@ class Sweep:
         A piece at a time, so that commands go between, until nothing of it is left.
         """
         for chat in await database.read(reads.past_chats):
-            await database.write(store.purge, chat, until_done=True)
+            await self._try(database.write(store.purge, chat, until_done=True), row=chat)
         for forget in (
             store.forget_commands,
             worker_store.forget_sessions,

@@ -14,8 +14,9 @@ from django.utils import timezone
 from accounts import store as accounts
 from accounts.models import Login
 from accounts.tokens import Identity
-from chat.models import Command
+from chat.models import Chat, Command
 from chat.turns import manager as managers
+from chat.turns import owed
 from chat.turns.control import GROUP, Control
 from chat.turns.manager import ChatManager
 from streams import database
@@ -88,6 +89,21 @@ async def test_a_beat_does_not_wait_for_what_is_marked_as_told(manager: ChatMana
 async def test_what_was_told_is_marked_by_a_duty_of_its_own(manager: ChatManager):
     manager.telling.confirmed("turn", "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa", 1)
     await until(lambda: not manager.telling._told, what="it is marked")
+
+
+# ------------------------------------------------------------------------------------------- what it sweeps
+
+
+async def test_rows_that_always_fail_keep_no_other_from_its_turn(user, bounds):
+    bounds(sweep_rows=1)
+    chats = await database.write(lambda: [str(Chat.objects.create(user=user, told=False).id) for _ in range(2)])
+    seen = set()
+
+    async def have_all_come() -> bool:
+        seen.update(id_ for _, id_ in await database.read(owed.owed_rows, set()))
+        return seen >= set(chats)
+
+    await until(have_all_come)
 
 
 # --------------------------------------------------------------------------------------- what it forgets
