@@ -26,18 +26,12 @@ from websockets.frames import CloseCode, Frame
 
 from streams import frames, sse
 
-RESTARTS = 5  # deaths of workers within RESTARTS_WITHIN_S after which the supervisor gives up
-RESTARTS_WITHIN_S = 60.0
-RESTART_AFTER_S = 1.0
 CLOSE_GRACE_S = 2.0  # what a peer has to take the close frame of a pump that gave it up
 CLOSE_REPLY_S = 5.0  # what a peer has to answer a close frame
 SLICE_BYTES = 2048  # parsed in one go: at most 341 frames
 FRAGMENTS = 64  # of a message that are kept apart
-HEAD_S = 10.0  # what a client has to send the head of a request, a handshake's too
 HEAD_LINE_BYTES = 64 * 1024  # of a handshake; longer is refused by HTTP, a malformed address below it by an error frame
 GC_THRESHOLDS = (10_000, 20, 50)
-LEAVE_S = 5.0  # what connections and requests have to end after the drain
-BACKLOG = 2048
 MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
 
 websockets.http11.MAX_LINE_LENGTH = HEAD_LINE_BYTES
@@ -312,7 +306,7 @@ class HttpProtocol(Watched, HttpToolsProtocol):
 
     def _wait_for_head(self) -> None:
         if self._head_due is None:
-            self._head_due = self.loop.call_later(HEAD_S, self.transport.abort)
+            self._head_due = self.loop.call_later(settings.HEADRACE.request_head_s, self.transport.abort)
 
     def _have_head(self) -> None:
         if self._head_due is not None:
@@ -342,7 +336,7 @@ class Server(uvicorn.Server):
 
         bounds = settings.HEADRACE
         drain = asyncio.ensure_future(manager.drain())
-        limit = time.monotonic() + bounds.drain_turns_s + bounds.drain_sockets_s + LEAVE_S
+        limit = time.monotonic() + bounds.drain_turns_s + bounds.drain_sockets_s + bounds.leave_s
         while not drain.done() and not self.force_exit and time.monotonic() < limit:
             await asyncio.wait([drain], timeout=0.1)
         if not drain.done():
@@ -384,8 +378,8 @@ def server_config(**options: Any) -> uvicorn.Config:
             "proxy_headers": bool(settings.TRUSTED_PROXIES),
             "forwarded_allow_ips": settings.TRUSTED_PROXIES,
             "timeout_keep_alive": bounds.keep_alive_s,
-            "timeout_graceful_shutdown": int(LEAVE_S),
-            "backlog": BACKLOG,
+            "timeout_graceful_shutdown": max(1, round(bounds.leave_s)),
+            "backlog": bounds.listen_backlog,
             **options,
         }
     )
@@ -401,7 +395,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
-        listener.listen(BACKLOG)
+        listener.listen(settings.HEADRACE.listen_backlog)
     except OSError as error:
         listener.close()
         raise ServeError(
@@ -424,40 +418,43 @@ def serve_alone(listener: socket.socket, life: int | None = None) -> int:
 def supervise(listener: socket.socket, count: int) -> None:
     """Keep `count` worker processes on `listener` until told to end.
 
-    A worker that dies is replaced, RESTARTS times a minute at most; then raises ServeError. If this process is
+    A worker that dies is replaced, `worker_deaths` times within a while; then raises ServeError. If this process is
     killed its workers see the end of the life pipe and drain by themselves.
     """
+    bounds = settings.HEADRACE
     life, held = os.pipe()
     end: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _frame: end.append(number))
     deaths: deque[float] = deque()
     workers = [_start_worker(listener, life) for _ in range(count)]
-    while not end and len(deaths) <= RESTARTS:
+    while not end and len(deaths) <= bounds.worker_deaths:
         time.sleep(0.1)
         for place, worker in enumerate(workers):
             if worker.poll() is None or end:
                 continue
             log.error("worker_died", worker_pid=worker.pid, status=worker.returncode)
             deaths.append(time.monotonic())
-            while deaths[0] < deaths[-1] - RESTARTS_WITHIN_S:
+            while deaths[0] < deaths[-1] - bounds.worker_deaths_within_s:
                 deaths.popleft()
-            if len(deaths) > RESTARTS:
+            if len(deaths) > bounds.worker_deaths:
                 break
-            time.sleep(RESTART_AFTER_S)
+            time.sleep(bounds.worker_restart_after_s)
             workers[place] = _start_worker(listener, life)
     listener.close()
     os.close(held)  # the one signal that reaches every worker, one that was just started too
     _wait_for(workers)
     os.close(life)
     if not end:
-        raise ServeError(f"{len(deaths)} workers died within a minute; what they wrote above says why.")
+        raise ServeError(
+            f"{len(deaths)} workers died within {bounds.worker_deaths_within_s:g} s; what they wrote above says why."
+        )
 
 
 def _wait_for(workers: "list[subprocess.Popen[bytes]]") -> None:
     """Their drains are bounded; who is later than that is killed."""
     bounds = settings.HEADRACE
-    limit = time.monotonic() + bounds.drain_turns_s + bounds.drain_sockets_s + 3 * LEAVE_S
+    limit = time.monotonic() + bounds.drain_turns_s + bounds.drain_sockets_s + 3 * bounds.leave_s
     for worker in workers:
         try:
             worker.wait(max(0.0, limit - time.monotonic()))

@@ -34,9 +34,6 @@ T = TypeVar("T")
 
 # By how many seconds a job stands behind commands that come now: nothing waits for ever, the beat for nothing.
 COMMAND, BACKGROUND, BEAT = 0.0, 2.0, -60.0
-LONGEST_PAUSE_S = 3.0
-GROUP_JOBS = 64
-GROUP_S = 0.01  # what a group runs for before it is committed, the last of its jobs apart
 # What SQLite says when another writer is at it, or the disk is away; other operational errors of it are faults.
 _SQLITE_PASSING = ("locked", "busy", "unable to open", "disk i/o")
 _IDLE_TOO_LONG = "25P03"  # idle_in_transaction_session_timeout: PostgreSQL has undone it and hung up
@@ -112,7 +109,7 @@ async def _call(
             except (OperationalError, InterfaceError, InternalError) as error:
                 if not _is_passing(error):
                     raise
-                pause_s = random.uniform(0.2, 1) * min(LONGEST_PAUSE_S, 0.02 * 2 ** min(tries, 10))
+                pause_s = random.uniform(0.2, 1) * min(settings.HEADRACE.database_pause_s, 0.02 * 2 ** min(tries, 10))
                 if deadline is not None and loop.time() + pause_s >= deadline:
                     raise WireError("unavailable") from error
             await asyncio.sleep(pause_s)
@@ -272,7 +269,8 @@ class _Threads:
 
     def _another(self, began: float, count: int) -> _Job | None:
         """One more for a group, if one waits and it may grow."""
-        if count >= GROUP_JOBS or time.monotonic() - began > GROUP_S:
+        bounds = settings.HEADRACE
+        if count >= bounds.database_group_jobs or time.monotonic() - began > bounds.database_group_s:
             return None
         try:
             due, age, job = self._jobs.get_nowait()

@@ -152,12 +152,19 @@ def accept(user: int, upload: Upload) -> Any:
 
 def _text(mime: str, upload: Upload) -> str:
     """What of it a model reads as text."""
-    most = settings.HEADRACE.file_text_chars
+    bounds = settings.HEADRACE
     if mime.startswith("image/"):
         return ""
     upload.content.seek(0)
     if mime != checks.PDF:
-        return upload.content.read().decode("utf-8-sig")[:most]
+        return upload.content.read().decode("utf-8-sig")[: bounds.file_text_chars]
+    limits = pdf.Limits(
+        bounds.file_text_chars,
+        bounds.pdf_memory_bytes,
+        bounds.pdf_cpu_s,
+        bounds.pdf_unfold_ratio,
+        bounds.pdf_unfold_bytes,
+    )
     from tempfile import NamedTemporaryFile
 
     with NamedTemporaryFile(suffix=".pdf") as copy:
@@ -166,7 +173,7 @@ def _text(mime: str, upload: Upload) -> str:
         copy.flush()
         try:
             with _pdfs.take():
-                return pdf.text_of(copy.name, most)
+                return pdf.text_of(copy.name, limits, bounds.pdf_s)
         except pdf.Bomb as error:
             raise WireError("file_decompression_limit") from error
         except pdf.Broken as error:

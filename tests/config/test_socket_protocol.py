@@ -118,8 +118,8 @@ async def test_peer_without_pong_is_dropped():
 
 
 @pytest.mark.parametrize("said", ["", "GET / HTTP/1.1\r\nHost: x\r\n", HANDSHAKE.format("")[:-2]])
-async def test_connection_without_a_whole_head_is_dropped(monkeypatch, said):
-    monkeypatch.setattr(serve, "HEAD_S", 0.2)
+async def test_connection_without_a_whole_head_is_dropped(settings, said):
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, request_head_s=0.2)
     async with serving(echo) as (host, server):
         reader, writer = await asyncio.open_connection(*host.split(":"))
         writer.write(said.encode())
@@ -128,8 +128,8 @@ async def test_connection_without_a_whole_head_is_dropped(monkeypatch, said):
         writer.close()
 
 
-async def test_connection_that_was_upgraded_is_kept(monkeypatch):
-    monkeypatch.setattr(serve, "HEAD_S", 0.1)
+async def test_connection_that_was_upgraded_is_kept(settings):
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, request_head_s=0.1)
     async with serving(echo) as (host, _), client(host) as opened:
         for _ in range(3):  # longer than the head's time
             await opened.connection.send("x")
@@ -469,8 +469,8 @@ async def test_handshake_that_is_refused_by_http_leaves_no_line(caplog):
     assert caplog.records == []
 
 
-async def test_empty_lines_do_not_keep_an_idle_connection(monkeypatch):
-    monkeypatch.setattr(serve, "HEAD_S", 0.2)
+async def test_empty_lines_do_not_keep_an_idle_connection(settings):
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, request_head_s=0.2)
 
     async def page(scope: dict, receive: Callable, send: Callable) -> None:
         await send({"type": "http.response.start", "status": 204, "headers": []})

@@ -306,7 +306,7 @@ async def test_so_many_documents_are_read_at_once(anna: Remote, settings: Any, m
     settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, pdfs_at_once=1, request_wait_s=0.05)
     entered, leave = threading.Event(), threading.Event()
 
-    def slow(path: str, chars: int) -> str:
+    def slow(path: str, limits: pdf_reader.Limits, within_s: float) -> str:
         entered.set()
         assert leave.wait(20)
         return "text"

@@ -264,8 +264,8 @@ async def test_commands_go_before_work_that_is_repeated_until_done():
     assert order == ["command"] * 3 + ["beat"] * 3
 
 
-async def test_work_until_done_outlasts_any_bound(settings, monkeypatch):
-    monkeypatch.setattr(database, "LONGEST_PAUSE_S", 0.01)
+async def test_work_until_done_outlasts_any_bound(bounds):
+    bounds(database_pause_s=0.01)
     tries = []
 
     def long_away() -> str:
@@ -320,8 +320,8 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @sqlite_only
-async def test_writes_that_wait_together_are_committed_together(commits: list[int], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(database, "GROUP_S", 60)
+async def test_writes_that_wait_together_are_committed_together(commits: list[int], bounds):
+    bounds(database_group_s=60)
     assert await behind_a_gate(*((make, name) for name in "abcdef")) == list("abcdef")
     assert len(commits) == 1
     assert await database.read(names) == list("abcdef")
