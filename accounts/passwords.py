@@ -6,9 +6,6 @@ the rest take turns, so that pages and streams keep theirs.
 
 import hashlib
 import ipaddress
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from django import forms
@@ -22,6 +19,7 @@ from django.utils.translation import gettext, gettext_noop
 from accounts import quotas
 from accounts.models import User
 from streams.errors import WireError
+from streams.turnstile import Turnstile
 
 TOO_MANY = gettext_noop("Too many log-ins were tried. Wait a minute, then try again.")
 CROWDED = gettext_noop("Too many people log in at this moment. Try again in a few seconds.")
@@ -68,41 +66,12 @@ def network_of(address: str) -> str:
     return str(ipaddress.ip_network((int(ip), 64), strict=False))
 
 
-class _Turns:
-    """Threads that check passwords: `logins_at_once` of this process, and `logins_waiting` behind them."""
-
-    def __init__(self) -> None:
-        self._free = threading.Condition()
-        self._inside = self._waiting = 0
-
-    @contextmanager
-    def take(self) -> Iterator[None]:
-        """Raises WireError throttled: too many wait already, or this one has waited `login_wait_s`."""
-        with self._free:
-            self._wait()
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._free:
-                self._inside -= 1
-                self._free.notify()
-
-    def _wait(self) -> None:
-        bounds = settings.HEADRACE
-        if self._inside < bounds.logins_at_once:
-            return
-        if self._waiting >= bounds.logins_waiting:
-            raise WireError("throttled", CROWDED, retry_after=bounds.login_wait_s)
-        self._waiting += 1
-        try:
-            if not self._free.wait_for(lambda: self._inside < bounds.logins_at_once, bounds.login_wait_s):
-                raise WireError("throttled", CROWDED, retry_after=bounds.login_wait_s)
-        finally:
-            self._waiting -= 1
+def _bounds() -> tuple[int, int, float]:
+    bounds = settings.HEADRACE
+    return bounds.logins_at_once, bounds.logins_waiting, bounds.login_wait_s
 
 
-_turns = _Turns()
+_turns = Turnstile(_bounds, "throttled", CROWDED)
 
 
 class _Throttled(forms.Form):

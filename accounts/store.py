@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
+from django.contrib.sessions.models import Session
 from django.db import models, transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
@@ -36,6 +37,23 @@ def end_logins(*, login: str | None = None, user_id: int | None = None) -> list[
         ended = list(live.values_list("id", flat=True))
         Login.objects.filter(id__in=ended).update(ended_at=Now())
     return [str(pk) for pk in ended]
+
+
+def forget_logins() -> int:
+    """Some of those made `logins_kept_s` ago, but for API keys'. Who still uses one logs in again. Returns how many."""
+    old = database.now() - timedelta(seconds=settings.HEADRACE.logins_kept_s)
+    rows = Login.objects.filter(created__lt=old, api_key=None).order_by("id")
+    ids = list(rows.values_list("id", flat=True)[: settings.HEADRACE.purge_rows])
+    Login.objects.filter(id__in=ids).delete()
+    return len(ids)
+
+
+def forget_page_sessions() -> int:
+    """Some of Django's sessions that have expired. Returns how many."""
+    rows = Session.objects.filter(expire_date__lt=database.now()).order_by("expire_date")
+    keys = list(rows.values_list("pk", flat=True)[: settings.HEADRACE.purge_rows])
+    Session.objects.filter(pk__in=keys).delete()
+    return len(keys)
 
 
 def issue_ticket(user_id: int, login: str | None, token_expires: datetime | None) -> tuple[str, datetime]:

@@ -24,8 +24,6 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 FILES = "/api/files/"
 FORM_BYTES = 64 * 1024  # what a multipart body has besides the file
-LINGER_S = 2.0  # a connection that is closed over unread bytes is reset, and the peer may never see its answer
-LINGER_BYTES = 8 * 1024 * 1024
 
 
 class _Refused(Exception):
@@ -118,9 +116,9 @@ async def _answer(error: WireError, receive: Receive, send: Send) -> None:
 
 async def _linger(receive: Receive) -> None:
     """Throw away what the peer still sends, for a moment."""
-    left = LINGER_BYTES
+    left = settings.HEADRACE.linger_bytes
     try:
-        async with asyncio.timeout(LINGER_S):
+        async with asyncio.timeout(settings.HEADRACE.linger_s):
             while left > 0:
                 message = await receive()
                 if message["type"] == "http.disconnect" or not message.get("more_body", False):

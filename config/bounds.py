@@ -34,6 +34,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     chat_idle_s: float = 3600
     unsent_bytes: int = 1024 * 1024
     send_timeout_s: float = 10
+    socket_end_s: float = 5  # that the task of a socket has to end
     ping_every_s: float = 20
     ping_timeout_s: float = 15
     sse_comment_s: float = 15
@@ -47,6 +48,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     body_s: float = 30
     file_body_s: float = 120
     keep_alive_s: int = 5
+    request_head_s: float = 10  # that a client has to send the head of a request, a handshake's too
+    linger_s: float = 2  # that the rest of a refused body is read: else its peer may never see the answer
+    linger_bytes: int = 8 * 1024 * 1024
+    listen_backlog: int = 2048  # connections that the kernel keeps until they are taken
     logins_per_name_a_minute: int = 10
     logins_per_address_a_minute: int = 60
     logins_at_once: int = 2
@@ -54,6 +59,11 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     login_wait_s: float = 5
     known_login_s: float = 5  # a log-in that was looked up is believed so long
     known_logins: int = 10_000  # that a process remembers
+    logins_kept_s: float = 90 * 86400  # since somebody logged in, however often he refreshed it: then once more
+    pdfs_at_once: int = 2  # read by a process: each may take 512 MiB and a core for seconds
+    checks_at_once: int = 2  # of graphs, by a process
+    requests_waiting: int = 20  # behind those of each kind
+    request_wait_s: float = 5
     rest_requests_per_minute: int = 1200
     rest_anonymous_per_minute: int = 60
     # turns
@@ -65,7 +75,14 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     file_bytes: int = 10 * 1024 * 1024
     files_per_say: int = 10
     file_text_chars: int = 100_000
+    picture_pixels: int = 50_000_000
+    pdf_memory_bytes: int = 512 * 1024 * 1024  # of the process that reads one
+    pdf_cpu_s: int = 10
+    pdf_s: float = 20
+    pdf_unfold_ratio: int = 100  # of what one of its streams may unfold to, to the size of the file
+    pdf_unfold_bytes: int = 4 * 1024 * 1024  # which it may unfold to in any case
     file_unnamed_s: float = 86400
+    files_bytes_per_user: int = 1024 * 1024 * 1024  # all that he has sent and not removed
     question_s: float = 7 * 86400
     answer_bytes: int = 1024 * 1024
     turn_nodes: int = 200
@@ -80,7 +97,13 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ring_events: int = 512
     ring_bytes: int = 1024 * 1024
     tops_every_s: float = 5
+    log_page_events: int = 128  # of one read for one socket
+    log_page_bytes: int = 256 * 1024
+    log_retry_s: float = 1  # after a read or snapshot that Redis or the database did not answer
     redis_timeout_s: float = 1
+    redis_connections: int = 32  # for rare calls; past it a call waits, then fails
+    redis_flight_calls: int = 1000  # what goes out in one write must be answered within one time-out
+    redis_flight_bytes: int = 4 * 1024 * 1024
     pending_events_s: float = 10
     pending_events_bytes: int = 1024 * 1024
     pending_tokens: int = 4000
@@ -88,11 +111,19 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     beat_s: float = 3
     dead_after_s: float = 10
     sweep_s: float = 3
+    sweep_rows: int = 200  # of each kind in one sweep, in no order: who is put off stands before nobody
+    chats_ended_at_once: int = 50  # of a deleted flow, in one transaction
     counters_every_s: float = 5
     session_samples: int = 120  # points of a session's plot
+    sessions_kept_s: float = 90 * 86400  # rows of sockets, since they ended
     drain_turns_s: float = 20
     drain_sockets_s: float = 3
+    leave_s: float = 5  # that connections and requests have to end after the drain
+    worker_deaths: int = 5  # within `worker_deaths_within_s`, after which the supervisor gives up
+    worker_deaths_within_s: float = 60
+    worker_restart_after_s: float = 1
     buried_kept_s: float = 86400  # rows of dead workers, for whoever looks what happened
+    purge_rows: int = 500  # that are removed in one go, of what is past its time
     snapshot_tries: int = 8  # while events come faster than rows are read
     doctor_socket_s: float = 5  # that `manage.py doctor` waits for its socket
     embedded_start_s: float = 30  # a start reads the append-only file, at most EMBEDDED_MB of it
@@ -110,6 +141,13 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     database_threads: int = 4
     database_waiting: int = 5000
     command_hop_s: float = 2
+    database_pause_s: float = 3  # at most, between two tries
+    database_group_jobs: int = 64  # committed together, on SQLite
+    database_group_s: float = 0.01  # that a group runs for before it is committed, the last of its jobs apart
+    database_lock_s: float = 1.5  # that a statement waits for a row of another's; under a command's hop
+    database_statement_s: float = 30  # of one statement; migrations take their time
+    database_idle_s: float = 5  # of a transaction whose process does nothing: a frozen one lets its rows go
+    database_silence_s: float = 10  # of the database's machine, after which the connection is given up
     # providers
     provider_connect_s: float = 5
     provider_first_token_s: float = 30

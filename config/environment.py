@@ -370,5 +370,33 @@ def database_of(url: str) -> dict[str, Any]:
     )
 
 
+def postgres_options(given: Mapping[str, str], bounds: Bounds) -> dict[str, Any]:
+    """Of a connection, those of the address last. Nobody keeps a row, or waits for one, without an end.
+
+    A worker that is frozen between its lock and its commit would else hold the threads of all others, one a row, and
+    a database whose machine has gone would hold them until the kernel gives up.
+    """
+    limits = {
+        "lock_timeout": bounds.database_lock_s,
+        "statement_timeout": bounds.database_statement_s,
+        "idle_in_transaction_session_timeout": bounds.database_idle_s,
+    }
+    of_session = [f"-c {name}={_milliseconds(seconds)}" for name, seconds in limits.items()]
+    probe_s = max(1, round(bounds.database_silence_s / 4))
+    return {
+        "connect_timeout": 2,
+        "tcp_user_timeout": _milliseconds(bounds.database_silence_s),
+        "keepalives_idle": probe_s,
+        "keepalives_interval": probe_s,
+        "keepalives_count": 3,
+        **given,
+        "options": " ".join([*of_session, *([given["options"]] if "options" in given else [])]),
+    }
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or "it is not UTF-8"

@@ -98,7 +98,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         q=TEXT,
     ),
     ("flows/", "POST"): Operation("A new flow, offline", "Flow", 201, flows.NewFlow, GRAPH),
-    ("flows/import/", "POST"): Operation("A flow from an export", "ImportedFlow", 201, flows.FlowExport, GRAPH),
+    ("flows/import/", "POST"): Operation(
+        "A flow from an export", "ImportedFlow", 201, flows.FlowExport, (*GRAPH, "busy")
+    ),
     ("flows/{ref}/", "GET"): Operation("A flow, with its draft for who may edit it", "Flow"),
     ("flows/{ref}/", "PATCH"): Operation(
         "Change a flow; a draft over the revision that was read",
@@ -108,7 +110,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         headers={"If-Match": 'The revision that was read, `"7"`: needed where the body has a draft.'},
     ),
     ("flows/{ref}/", "DELETE"): Operation("Delete a flow; its chats stay readable", status=204),
-    ("flows/{ref}/check/", "POST"): Operation("Faults of a graph that is not saved", "Faults", body=flows.GraphBody),
+    ("flows/{ref}/check/", "POST"): Operation(
+        "Faults of a graph that is not saved", "Faults", body=flows.GraphBody, errors=("busy",)
+    ),
     ("flows/{ref}/build/", "GET"): Operation("The last build", "Build"),
     ("flows/{ref}/build/", "POST"): Operation(
         "Build the draft or a version", "BuildBegun", 202, flows.BuildBody, ("build_running", "version_not_found")
@@ -206,7 +210,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         201,
         errors=(
             "file_too_large", "file_type_not_allowed", "bad_filename", "empty_file", "file_incomplete",
-            "file_decompression_limit", "validation_error", "unknown_field", "unsupported_media_type",
+            "file_decompression_limit", "quota_exceeded", "busy", "validation_error", "unknown_field",
+            "unsupported_media_type",
         ),
         sends="multipart/form-data",
     ),

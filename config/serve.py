@@ -24,20 +24,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
-from streams import frames
+from streams import frames, sse
 
-RESTARTS = 5  # deaths of workers within RESTARTS_WITHIN_S after which the supervisor gives up
-RESTARTS_WITHIN_S = 60.0
-RESTART_AFTER_S = 1.0
 CLOSE_GRACE_S = 2.0  # what a peer has to take the close frame of a pump that gave it up
 CLOSE_REPLY_S = 5.0  # what a peer has to answer a close frame
 SLICE_BYTES = 2048  # parsed in one go: at most 341 frames
 FRAGMENTS = 64  # of a message that are kept apart
-HEAD_S = 10.0  # what a client has to send the head of a request, a handshake's too
 HEAD_LINE_BYTES = 64 * 1024  # of a handshake; longer is refused by HTTP, a malformed address below it by an error frame
 GC_THRESHOLDS = (10_000, 20, 50)
-LEAVE_S = 5.0  # what connections and requests have to end after the drain
-BACKLOG = 2048
 MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
 
 websockets.http11.MAX_LINE_LENGTH = HEAD_LINE_BYTES
@@ -65,20 +59,55 @@ class Pace:
         return max(0.0, -self._left / self._per_s)
 
 
-class SocketProtocol(WebSocketsSansIOProtocol):
+class Watched:
+    """A protocol whose transport is aborted when its peer has stopped reading.
+
+    uvicorn alone never frees such a peer: its sends wait, and a transport that was closed waits to flush.
+    """
+
+    _watchdog: asyncio.TimerHandle | None = None
+    _is_over = False  # nothing more will be written: what is not flushed in time never will be
+    _is_gone = False
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # The grace lets a peer that is only slow take the close frame of the pump that gives it up.
+        self._abort_after(settings.HEADRACE.send_timeout_s + CLOSE_GRACE_S)
+
+    def resume_writing(self) -> None:
+        if not self._is_over:
+            self._call_off()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_gone = True
+        self._call_off()
+        super().connection_lost(exc)
+
+    def _abort_after(self, delay_s: float) -> None:
+        """Unless it is to be aborted sooner already."""
+        at = self.loop.time() + delay_s
+        if not self._is_gone and (self._watchdog is None or self._watchdog.when() > at):
+            self._call_off()
+            self._watchdog = self.loop.call_at(at, self.transport.abort)
+
+    def _call_off(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+
+
+class SocketProtocol(Watched, WebSocketsSansIOProtocol):
     """uvicorn's sans-I/O protocol, read at a pace, with a watchdog over a peer that has stopped reading.
 
     uvicorn alone parses whatever comes, also what nobody waits for: control frames, fragments, bytes behind a refusal.
     Here it is parsed in slices, and only as many frames and bytes a second as the bounds say, whatever their kind;
     the rest waits in the peer's own buffers. No honest client is that fast, and one that is loses nothing.
 
-    uvicorn alone never frees a peer that does not read: its transport waits to flush, whatever the application does,
-    also after `websocket.close` (docs/decisions/004-server.md). Written against uvicorn 0.54; tests/config holds it
-    to that.
+    A peer that does not read keeps its descriptor whatever the application does, also after `websocket.close`
+    (docs/decisions/004-server.md). Written against uvicorn 0.54; tests/config holds it to that.
     """
 
-    _watchdog: asyncio.TimerHandle | None = None
-    _is_over = False  # nothing more will be written: what is not flushed in time never will be
     _rest: asyncio.TimerHandle | None = None  # ends when the pace allows the next slice
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -195,16 +224,6 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     # --------------------------------------------------------------------------------------------- writing
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        # The grace lets a peer that is only slow take the close frame of the pump that gives it up.
-        self._abort_after(settings.HEADRACE.send_timeout_s + CLOSE_GRACE_S)
-
-    def resume_writing(self) -> None:
-        if not self._is_over:
-            self._call_off()
-        super().resume_writing()
-
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()
         self._is_over = True
@@ -217,28 +236,16 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self._abort_after(CLOSE_GRACE_S + (self.close_timeout if waits_for_reply else 0))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._call_off()
         if self._rest is not None:
             self._rest.cancel()
             self._rest = None
         self._unread.clear()
         super().connection_lost(exc)
 
-    def _abort_after(self, delay_s: float) -> None:
-        """Unless it is to be aborted sooner already."""
-        at = self.loop.time() + delay_s
-        if not self.disconnected and (self._watchdog is None or self._watchdog.when() > at):
-            self._call_off()
-            self._watchdog = self.loop.call_at(at, self.transport.abort)
 
-    def _call_off(self) -> None:
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            self._watchdog = None
-
-
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol; a connection that does not get to the end of a request's head is dropped.
+class HttpProtocol(Watched, HttpToolsProtocol):
+    """uvicorn's protocol; a connection that does not get to the end of a request's head is dropped, and one whose
+    peer does not read what it asked for.
 
     uvicorn alone waits for ever: a few hundred connections that say nothing would hold a few hundred descriptors.
     """
@@ -264,6 +271,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = {sse.EXTENSION: {"abort": self.transport.abort}}
         self._wait_for_head()
 
     def on_headers_complete(self) -> None:
@@ -274,9 +282,31 @@ class HttpProtocol(HttpToolsProtocol):
         self._have_head()
         super().connection_lost(exc)
 
+    def handle_websocket_upgrade(self) -> None:
+        self._call_off()  # the transport has another protocol from now on
+        super().handle_websocket_upgrade()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._free_when_closed()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._free_when_closed()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._free_when_closed()
+
+    def _free_when_closed(self) -> None:
+        """What is under the high-water mark pauses nothing, and the transport would wait to flush it for ever."""
+        if self.transport.is_closing():
+            self._is_over = True
+            self._abort_after(settings.HEADRACE.send_timeout_s + CLOSE_GRACE_S)
+
     def _wait_for_head(self) -> None:
         if self._head_due is None:
-            self._head_due = self.loop.call_later(HEAD_S, self.transport.abort)
+            self._head_due = self.loop.call_later(settings.HEADRACE.request_head_s, self.transport.abort)
 
     def _have_head(self) -> None:
         if self._head_due is not None:
@@ -306,7 +336,7 @@ class Server(uvicorn.Server):
 
         bounds = settings.HEADRACE
         drain = asyncio.ensure_future(manager.drain())
-        limit = time.monotonic() + bounds.drain_turns_s + bounds.drain_sockets_s + LEAVE_S
+        limit = time.monotonic() + bounds.drain_turns_s + bounds.drain_sockets_s + bounds.leave_s
         while not drain.done() and not self.force_exit and time.monotonic() < limit:
             await asyncio.wait([drain], timeout=0.1)
         if not drain.done():
@@ -348,8 +378,8 @@ def server_config(**options: Any) -> uvicorn.Config:
             "proxy_headers": bool(settings.TRUSTED_PROXIES),
             "forwarded_allow_ips": settings.TRUSTED_PROXIES,
             "timeout_keep_alive": bounds.keep_alive_s,
-            "timeout_graceful_shutdown": int(LEAVE_S),
-            "backlog": BACKLOG,
+            "timeout_graceful_shutdown": max(1, round(bounds.leave_s)),
+            "backlog": bounds.listen_backlog,
             **options,
         }
     )
@@ -365,7 +395,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
-        listener.listen(BACKLOG)
+        listener.listen(settings.HEADRACE.listen_backlog)
     except OSError as error:
         listener.close()
         raise ServeError(
@@ -388,40 +418,43 @@ def serve_alone(listener: socket.socket, life: int | None = None) -> int:
 def supervise(listener: socket.socket, count: int) -> None:
     """Keep `count` worker processes on `listener` until told to end.
 
-    A worker that dies is replaced, RESTARTS times a minute at most; then raises ServeError. If this process is
+    A worker that dies is replaced, `worker_deaths` times within a while; then raises ServeError. If this process is
     killed its workers see the end of the life pipe and drain by themselves.
     """
+    bounds = settings.HEADRACE
     life, held = os.pipe()
     end: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _frame: end.append(number))
     deaths: deque[float] = deque()
     workers = [_start_worker(listener, life) for _ in range(count)]
-    while not end and len(deaths) <= RESTARTS:
+    while not end and len(deaths) <= bounds.worker_deaths:
         time.sleep(0.1)
         for place, worker in enumerate(workers):
             if worker.poll() is None or end:
                 continue
             log.error("worker_died", worker_pid=worker.pid, status=worker.returncode)
             deaths.append(time.monotonic())
-            while deaths[0] < deaths[-1] - RESTARTS_WITHIN_S:
+            while deaths[0] < deaths[-1] - bounds.worker_deaths_within_s:
                 deaths.popleft()
-            if len(deaths) > RESTARTS:
+            if len(deaths) > bounds.worker_deaths:
                 break
-            time.sleep(RESTART_AFTER_S)
+            time.sleep(bounds.worker_restart_after_s)
             workers[place] = _start_worker(listener, life)
     listener.close()
     os.close(held)  # the one signal that reaches every worker, one that was just started too
     _wait_for(workers)
     os.close(life)
     if not end:
-        raise ServeError(f"{len(deaths)} workers died within a minute; what they wrote above says why.")
+        raise ServeError(
+            f"{len(deaths)} workers died within {bounds.worker_deaths_within_s:g} s; what they wrote above says why."
+        )
 
 
 def _wait_for(workers: "list[subprocess.Popen[bytes]]") -> None:
     """Their drains are bounded; who is later than that is killed."""
     bounds = settings.HEADRACE
-    limit = time.monotonic() + bounds.drain_turns_s + bounds.drain_sockets_s + 3 * LEAVE_S
+    limit = time.monotonic() + bounds.drain_turns_s + bounds.drain_sockets_s + 3 * bounds.leave_s
     for worker in workers:
         try:
             worker.wait(max(0.0, limit - time.monotonic()))

@@ -9,7 +9,7 @@ from typing import Any
 
 from config import embedded
 from config import logging as log
-from config.environment import SettingsError, database_of, load
+from config.environment import SettingsError, database_of, load, postgres_options
 from config.secret import kept_key
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -133,7 +133,7 @@ _database = database_of(_env.database_url) if _env.database_url else {"NAME": DA
 if "postgresql" in _database.get("ENGINE", ""):
     # The bridge's threads, and some for pages, which Django serves each on a thread of its own.
     _pool = {"min_size": 1, "max_size": HEADRACE.database_threads + 8, "timeout": HEADRACE.command_hop_s}
-    _database["OPTIONS"] = {"connect_timeout": 2, **_database["OPTIONS"], "pool": _pool}
+    _database["OPTIONS"] = {**postgres_options(_database["OPTIONS"], HEADRACE), "pool": _pool}
     DATABASES = {"default": _database}
 else:
     DATABASES = {"default": {**_SQLITE, "NAME": BASE_DIR / _database["NAME"]}}

@@ -4,10 +4,12 @@ import re
 from typing import Any
 
 from asgiref.sync import async_to_sync
+from django.conf import settings
 from django.contrib.auth.models import Group
 from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -24,6 +26,7 @@ from flows.models import Flow, FlowVersion, Provider
 from flows.store import own_flow
 from streams.clock import stamp
 from streams.errors import WireError
+from streams.turnstile import Turnstile
 
 STATUS = {"offline": Flow.Status.OFFLINE, "online": Flow.Status.ONLINE}
 NUMBER = re.compile(r"[0-9]{1,9}\Z", re.ASCII)
@@ -31,6 +34,17 @@ EXPORT_FORM = 1
 # Faults of an import that are no gaps to be filled here: it holds what this server has no place for.
 STRANGE = frozenset({"bad_graph", "unknown_key", "unknown_kind", "unknown_field"})
 IF_MATCH = re.compile(r'"?([0-9]{1,9})"?\Z', re.ASCII)
+
+
+CROWDED = gettext_noop("Too many graphs are checked at this moment. Try again in a few seconds.")
+
+
+def _bounds() -> tuple[int, int, float]:
+    bounds = settings.HEADRACE
+    return bounds.checks_at_once, bounds.requests_waiting, bounds.request_wait_s
+
+
+_checks = Turnstile(_bounds, "busy", CROWDED)
 
 
 class FlowPatch(Body):
@@ -147,7 +161,7 @@ class CheckView(FlowAPIView):
 
     def post(self, request: Request, ref: str) -> Response:
         own_flow(request.auth, ref)
-        return Response({"faults": graph.faults_json(build.faults_of(GraphBody.of(request)["graph"]), _)})
+        return Response({"faults": graph.faults_json(_faults_of(GraphBody.of(request)["graph"]), _)})
 
 
 class BuildView(FlowAPIView):
@@ -243,7 +257,7 @@ class ImportView(FlowAPIView):
     def post(self, request: Request) -> Response:
         body = FlowExport.of(request)
         store.check_draft(body["graph"])
-        faults = build.faults_of(body["graph"])
+        faults = _faults_of(body["graph"])
         strange = [fault for fault in faults if fault.code in STRANGE]
         if strange:
             raise WireError("graph_invalid", faults=strange)
@@ -327,6 +341,12 @@ def build_json(built: build.Build) -> dict[str, Any]:
         "faults": graph.faults_json(built.faults, _),
         "error": built.error,
     }
+
+
+def _faults_of(raw: Any) -> list[graph.Fault]:
+    """Raises WireError busy: a check holds this process's streams for a good part of a second."""
+    with _checks.take():
+        return build.faults_of(raw)
 
 
 def _flow_response(flow: Flow, identity: Identity) -> Response:

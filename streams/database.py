@@ -1,9 +1,10 @@
 """The one bridge from async code to a transaction: own threads, one hop a call, every hop bounded in time.
 
-Commands go before work that is repeated until it is done. "Database is locked", a lost connection and a deadlock are
-repeated with jitter inside the bound; past it WireError("unavailable"), or "busy" where its turn did not come. A call
-may therefore run more than once, and one that was given up may still commit: what is called must be safe to repeat
-(docs: durability).
+Commands go before work that is repeated until it is done. "Database is locked", a lost connection, a deadlock and a
+lock or a statement that PostgreSQL gave up are repeated with jitter inside the bound; past it
+WireError("unavailable"), or "busy" where its turn did not come. A call may therefore run more than once, and one that
+was given up may still commit: what is called must be safe to repeat (docs: durability). The bound frees the caller;
+what frees the thread are the limits of the connection (`postgres_options`).
 
 On SQLite, whose transactions exclude each other anyway, writes that wait together are committed together: 2.7 times as
 many begins a second at 50 senders (docs/decisions/008-grouped-commits.md). One that fails is undone alone.
@@ -24,7 +25,7 @@ from typing import Any, TypeVar
 
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connection, connections, transaction
-from django.db.utils import InterfaceError, OperationalError
+from django.db.utils import InterfaceError, InternalError, OperationalError
 from django.utils import timezone
 
 from streams.errors import WireError
@@ -33,11 +34,9 @@ T = TypeVar("T")
 
 # By how many seconds a job stands behind commands that come now: nothing waits for ever, the beat for nothing.
 COMMAND, BACKGROUND, BEAT = 0.0, 2.0, -60.0
-LONGEST_PAUSE_S = 3.0
-GROUP_JOBS = 64
-GROUP_S = 0.01  # what a group runs for before it is committed, the last of its jobs apart
 # What SQLite says when another writer is at it, or the disk is away; other operational errors of it are faults.
 _SQLITE_PASSING = ("locked", "busy", "unable to open", "disk i/o")
+_IDLE_TOO_LONG = "25P03"  # idle_in_transaction_session_timeout: PostgreSQL has undone it and hung up
 
 
 async def read(
@@ -110,10 +109,10 @@ async def _call(
                 if not job.has_begun and threads.answered_within(bound_s):  # there is too much to do, that is all
                     raise WireError("busy", retry_after=1) from None
                 raise WireError("unavailable") from None
-            except (OperationalError, InterfaceError) as error:
+            except (OperationalError, InterfaceError, InternalError) as error:
                 if not _is_passing(error):
                     raise
-                pause_s = random.uniform(0.2, 1) * min(LONGEST_PAUSE_S, 0.02 * 2 ** min(tries, 10))
+                pause_s = random.uniform(0.2, 1) * min(settings.HEADRACE.database_pause_s, 0.02 * 2 ** min(tries, 10))
                 if deadline is not None and loop.time() + pause_s >= deadline:
                     raise WireError("unavailable") from error
             await asyncio.sleep(pause_s)
@@ -123,6 +122,8 @@ async def _call(
 
 
 def _is_passing(error: Exception) -> bool:
+    if isinstance(error, InternalError):
+        return getattr(error.__cause__, "sqlstate", None) == _IDLE_TOO_LONG
     if connection.vendor != "sqlite":
         return True
     sentence = str(error).lower()
@@ -292,7 +293,8 @@ class _Threads:
 
     def _another(self, began: float, count: int) -> _Job | None:
         """One more for a group, if one waits and it may grow."""
-        if count >= GROUP_JOBS or time.monotonic() - began > GROUP_S:
+        bounds = settings.HEADRACE
+        if count >= bounds.database_group_jobs or time.monotonic() - began > bounds.database_group_s:
             return None
         try:
             due, age, job = self._jobs.get_nowait()

@@ -18,10 +18,7 @@ from streams.errors import WireError
 from streams.hub import Hub, Ring
 from streams.log import Position
 
-PAGE_EVENTS = 128  # of one read from the log
-PAGE_BYTES = 256 * 1024
 YIELD_EVERY = 64  # frames that a server took without a pause, before others get their turn
-RETRY_S = 1.0  # after a read or snapshot that Redis or the database did not answer
 
 
 class SlowReader(WireError):
@@ -203,7 +200,7 @@ class Pump:
         except WireError as error:
             if error.code != "unavailable":
                 raise
-            await self._wait(RETRY_S)
+            await self._wait(self._bounds.log_retry_s)
             return True
         if frames is None:
             return True
@@ -236,7 +233,8 @@ class Pump:
         return await self._from_log()
 
     async def _from_log(self) -> list[bytes] | None:
-        read = await self._hub.log.read(self._ring.chat, self._seq, limit=PAGE_EVENTS, max_bytes=PAGE_BYTES)
+        limit, max_bytes = self._bounds.log_page_events, self._bounds.log_page_bytes
+        read = await self._hub.log.read(self._ring.chat, self._seq, limit=limit, max_bytes=max_bytes)
         is_there = read.epoch == self._epoch and self._seq <= read.top
         if is_there and self._seq < read.top:
             is_there = read.entries[0][0] == self._seq + 1

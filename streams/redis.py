@@ -29,11 +29,7 @@ from streams.errors import WireError
 
 logger = structlog.get_logger(__name__)
 
-POOL_CONNECTIONS = 32  # for rare calls; past it a call waits, then fails
 HEALTH_CHECK_S = 10
-# What goes out in one write must be answered within one time-out.
-FLIGHT_CALLS = 1_000
-FLIGHT_BYTES = 4 * 1024 * 1024
 
 Trouble = redis.RedisError  # what `client()` raises when the server is away or refuses
 
@@ -139,8 +135,8 @@ def _blocking_pool(url: str, retry: Retry) -> redis.ConnectionPool:
 
 
 def _pool_options(url: str) -> dict[str, Any]:
-    limit_s = settings.HEADRACE.redis_timeout_s
-    return {"max_connections": POOL_CONNECTIONS, "timeout": limit_s, **_time_outs(url)}
+    bounds = settings.HEADRACE
+    return {"max_connections": bounds.redis_connections, "timeout": bounds.redis_timeout_s, **_time_outs(url)}
 
 
 def _of_master(watched: sentinel.Watched) -> dict[str, Any]:
@@ -337,8 +333,8 @@ class Lane:
         if self._link is None:
             self._reconnect()
             return
-        packed, size = [], 0
-        while self._waiting and size < FLIGHT_BYTES and len(packed) < FLIGHT_CALLS:
+        packed, size, bounds = [], 0, settings.HEADRACE
+        while self._waiting and size < bounds.redis_flight_bytes and len(packed) < bounds.redis_flight_calls:
             call = self._waiting.popleft()
             if call.future.done():  # its caller has gone
                 continue
@@ -346,7 +342,7 @@ class Lane:
             size += len(packed[-1])
             self._flight.append(call)
         if packed:
-            self._timer = asyncio.get_running_loop().call_later(settings.HEADRACE.redis_timeout_s, self._link.abort)
+            self._timer = asyncio.get_running_loop().call_later(bounds.redis_timeout_s, self._link.abort)
             self._link.write(b"".join(packed))
 
     def _on_reply(self, reply: Any) -> None:

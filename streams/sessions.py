@@ -12,7 +12,7 @@ from typing import Any
 from django.conf import settings
 
 from streams import database, store
-from streams.errors import CATALOGUE
+from streams.errors import CATALOGUE, WireError
 from streams.samples import Point, Samples
 from streams.states import ENDS, Door, Kind, StreamState, can_move
 
@@ -197,8 +197,16 @@ class Sessions:
         self._ended[session.id] = session
 
     async def _write(self, changed: list[Session]) -> None:
-        """One writer at a time; what ends meanwhile goes together with the next."""
-        async with self._writing:
+        """One writer at a time; what ends meanwhile goes together with the next.
+
+        Raises WireError("unavailable") where its turn does not come: what ended goes with the counters then.
+        """
+        try:
+            async with asyncio.timeout(settings.HEADRACE.command_hop_s):
+                await self._writing.acquire()
+        except TimeoutError:
+            raise WireError("unavailable") from None
+        try:
             ended = list(self._ended.values())
             sessions = {*changed, *ended}
             if not sessions:
@@ -207,6 +215,8 @@ class Sessions:
             await database.write(_write_all, self.worker, [session.row() for session in sessions], taken)
             for session in ended:
                 self._ended.pop(session.id, None)
+        finally:
+            self._writing.release()
 
 
 def _write_all(worker: str, rows: list[store.SessionRow], taken: dict[str, list[Point]]) -> None:

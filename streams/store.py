@@ -132,6 +132,16 @@ def closes_asked(worker: str) -> list[str]:
     return [str(session) for session in asked.values_list("id", flat=True)]
 
 
+def forget_sessions() -> int:
+    """Some of the sessions that ended `sessions_kept_s` ago, with their samples. Returns how many: 0, no more."""
+    old = now() - timedelta(seconds=settings.HEADRACE.sessions_kept_s)
+    rows = StreamSession.objects.filter(started__lt=old, ended__lt=old).order_by("started")
+    ids = list(rows.values_list("id", flat=True)[: settings.HEADRACE.purge_rows])
+    StreamSamples.objects.filter(session__in=ids).delete()
+    StreamSession.objects.filter(id__in=ids).delete()
+    return len(ids)
+
+
 # ---------------------------------------------------------------------------------------------- workers
 
 

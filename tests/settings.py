@@ -42,4 +42,7 @@ from config.settings import *  # noqa: E402, F403
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # users are made in many tests
 if stores.ARE_REAL:
     DATABASES["default"]["TEST"] = {"NAME": stores.PREFIX}  # noqa: F405
-    DATABASES["default"]["OPTIONS"]["options"] = "-c synchronous_commit=off"  # noqa: F405 - no test ends the machine
+    # No test ends the machine; some stand in a transaction while they wait.
+    DATABASES["default"]["OPTIONS"]["options"] += (  # noqa: F405
+        " -c synchronous_commit=off -c idle_in_transaction_session_timeout=60000"
+    )

@@ -1,4 +1,4 @@
-"""How many requests somebody may make a minute: a user over all his tokens, nobody by his address."""
+"""How many requests somebody may make a minute: a user over all his tokens, nobody by his network."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
 from accounts import quotas
+from accounts.passwords import network_of
 
 
 class PerMinute(BaseThrottle):
@@ -17,7 +18,8 @@ class PerMinute(BaseThrottle):
         if request.auth:
             who, most = f"requests:user:{request.auth.user_id}", bounds.rest_requests_per_minute
         else:
-            who, most = f"requests:address:{request.META.get('REMOTE_ADDR', '')}", bounds.rest_anonymous_per_minute
+            network = network_of(request.META.get("REMOTE_ADDR", ""))
+            who, most = f"requests:address:{network}", bounds.rest_anonymous_per_minute
         self._wait_s = quotas.spend(who, most)
         return not self._wait_s
 

@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
+from django.conf import settings
 
 from chat import protocol
 from chat.doors import admission
@@ -32,6 +33,7 @@ class ChatConsumer(AsyncConsumer):
             await super().__call__(*connection)
         finally:
             self._leave()
+            await self._disconnect(None)  # the server may cancel this without a word of the peer's
 
     def _leave(self) -> None:
         if self.leave is not None:
@@ -84,8 +86,10 @@ class ChatConsumer(AsyncConsumer):
             pass  # the peer left meanwhile
 
     async def _disconnect(self, code: int | None) -> None:
+        """End what serves it, and its session. Once it has, this does nothing."""
         if self.serving is None:
             return
         self.serving.cancel()
-        await asyncio.gather(self.serving, return_exceptions=True)
+        ended, _ = await asyncio.wait([self.serving], timeout=settings.HEADRACE.socket_end_s)
+        await asyncio.gather(*ended, return_exceptions=True)
         await self.client.manager.clear_client(self.client, code)

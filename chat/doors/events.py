@@ -5,6 +5,7 @@ A reader costs no thread. It is admitted, counted, told and closed by the manage
 
 import asyncio
 import contextlib
+import functools
 import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from streams.hub import Ring
 from streams.log import Position
 from streams.pump import Pump
 from streams.sessions import Session
-from streams.sse import EventStream, Receive, Send, until_left
+from streams.sse import EXTENSION, EventStream, Receive, Send, until_left
 from streams.states import Door
 from streams.trace import new_trace
 
@@ -123,7 +124,9 @@ async def _serve_chat(
         version_id=None,
         graph=None,
     )
-    reader = await manager.accept_client(admitted, scope, send, trace, make=EventReader)
+    abort = scope.get("extensions", {}).get(EXTENSION, {}).get("abort")
+    make = functools.partial(EventReader, abort=abort)
+    reader = await manager.accept_client(admitted, scope, send, trace, make=make)
     try:
         await reader.serve(receive)
     finally:
@@ -162,11 +165,13 @@ class EventReader:
         trace: str,
         ring: Ring,
         write: Any = None,  # of ready-made frames, which only sockets take
+        abort: Callable[[], None] | None = None,  # drops the connection, where the server can
     ) -> None:
         self.manager, self.admitted, self.session, self.ring, self.trace = manager, admitted, session, ring, trace
         self.chat, self.identity, self.locale = admitted.chat, admitted.identity, admitted.locale
         self.has_closed = False
         self.stream = EventStream(send)
+        self._abort = abort
         self.pump = Pump(self._send_frame, session, manager.hub, self._snapshot)
         self._was_warned = False
         self.log = log.bind(trace_id=trace, session=session.id, chat=self.chat)
@@ -182,29 +187,40 @@ class EventReader:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if leaving not in done:
-                await self._end(next(iter(done)))
+                await self._end(next(iter(done)), leaving)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _end(self, done: asyncio.Task) -> None:
-        """The last words: why it ends, where the pump could not say it, and the end of the answer."""
+    async def _end(self, done: asyncio.Task, leaving: asyncio.Task) -> None:
+        """The last words: why it ends, where the pump could not say it, and the end of the answer.
+
+        Who does not read them is dropped: the answer could not be ended, and its connection would wait to flush.
+        """
         error = None if done.cancelled() else done.exception()
         if isinstance(error, OSError):
             return
         if error is not None and not isinstance(error, WireError):
             self.log.error("events_failed", exc_info=error)
             error = WireError("internal")
-        async with asyncio.timeout(CLOSE_S):
-            if error is not None:
-                self.session.ended(None, error.code)
-                if error.code == "slow_reader":
-                    return  # it would not read that either
-                frame = protocol.encode_frame(error_frame(error, self.trace, self.locale))
-                await self.stream.event("error", frame)
-                self.session.sent(len(frame))
-            await self.stream.end()
+        if error is not None:
+            self.session.ended(None, error.code)
+        if error is None or error.code != "slow_reader":
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self._say_end(error)
+                    return
+        if self._abort is not None:
+            self._abort()
+            await asyncio.wait([leaving], timeout=CLOSE_S)  # the server knows by then, and misses no end
+
+    async def _say_end(self, error: WireError | None) -> None:
+        if error is not None:
+            frame = protocol.encode_frame(error_frame(error, self.trace, self.locale))
+            await self.stream.event("error", frame)
+            self.session.sent(len(frame))
+        await self.stream.end()
 
     async def _send_frame(self, frame: bytes) -> None:
         head = _head.decode(frame)

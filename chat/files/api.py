@@ -11,6 +11,7 @@ from django.http.multipartparser import MultiPartParser as DjangoParser
 from django.http.multipartparser import MultiPartParserError
 from django.utils.datastructures import MultiValueDict
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 from rest_framework.parsers import BaseParser, DataAndFiles
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -19,11 +20,22 @@ from rest_framework.views import APIView
 from accounts.rest.bodies import found, path_id
 from chat.files import checks, pdf, store
 from streams.errors import WireError, too_large
+from streams.turnstile import Turnstile
 
 IN_MEMORY_BYTES = 1024 * 1024
 TAIL_BYTES = 512
 
+CROWDED = gettext_noop("Too many documents are read at this moment. Try again in a few seconds.")
+
 log = structlog.get_logger("headrace.files")
+
+
+def _bounds() -> tuple[int, int, float]:
+    bounds = settings.HEADRACE
+    return bounds.pdfs_at_once, bounds.requests_waiting, bounds.request_wait_s
+
+
+_pdfs = Turnstile(_bounds, "busy", CROWDED)
 
 
 class Upload:
@@ -140,12 +152,19 @@ def accept(user: int, upload: Upload) -> Any:
 
 def _text(mime: str, upload: Upload) -> str:
     """What of it a model reads as text."""
-    most = settings.HEADRACE.file_text_chars
+    bounds = settings.HEADRACE
     if mime.startswith("image/"):
         return ""
     upload.content.seek(0)
     if mime != checks.PDF:
-        return upload.content.read().decode("utf-8-sig")[:most]
+        return upload.content.read().decode("utf-8-sig")[: bounds.file_text_chars]
+    limits = pdf.Limits(
+        bounds.file_text_chars,
+        bounds.pdf_memory_bytes,
+        bounds.pdf_cpu_s,
+        bounds.pdf_unfold_ratio,
+        bounds.pdf_unfold_bytes,
+    )
     from tempfile import NamedTemporaryFile
 
     with NamedTemporaryFile(suffix=".pdf") as copy:
@@ -153,7 +172,8 @@ def _text(mime: str, upload: Upload) -> str:
             copy.write(data)
         copy.flush()
         try:
-            return pdf.text_of(copy.name, most)
+            with _pdfs.take():
+                return pdf.text_of(copy.name, limits, bounds.pdf_s)
         except pdf.Bomb as error:
             raise WireError("file_decompression_limit") from error
         except pdf.Broken as error:

@@ -4,13 +4,13 @@ import re
 import unicodedata
 from typing import BinaryIO
 
+from django.conf import settings
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import DecompressionBombError
 
 from streams.errors import WireError
 
 NAME_BYTES = 255
-PICTURE_PIXELS = 50_000_000
 HEAD_BYTES = 4096
 TAIL_BYTES = 65536
 
@@ -105,5 +105,5 @@ def _check_picture(file: BinaryIO) -> None:
         raise WireError("file_decompression_limit") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise WireError("file_incomplete") from error
-    if width * height > PICTURE_PIXELS:
+    if width * height > settings.HEADRACE.picture_pixels:
         raise WireError("file_decompression_limit")

@@ -1,10 +1,12 @@
 """Uploaded files: their rows, and their bytes in any Django storage under random keys.
 
-A row is `ready` once its bytes are kept, and `named` once a message names it; others go after a day.
+A row is `ready` once its bytes are kept, and `named` once a message names it; others go after a day. Only what is
+`ready` can be named.
 """
 
 import base64
 import uuid
+from collections.abc import Collection
 from datetime import timedelta
 from typing import BinaryIO
 
@@ -12,15 +14,19 @@ import msgspec
 from django.conf import settings
 from django.core.files import File as DjangoFile
 from django.core.files.storage import Storage, storages
-from django.db.models import QuerySet
+from django.db import transaction
+from django.db.models import QuerySet, Sum
+from django.utils.translation import gettext_noop
 
+from accounts.models import User
 from chat.models import File
 from flows.context import FileView
 from streams.clock import stamp
 from streams.database import now
+from streams.errors import WireError
 
 STORAGE = "uploads"
-PURGED_AT_ONCE = 200
+FULL = gettext_noop("Your files take up all the room that you have. Remove some, then send this one again.")
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -38,10 +44,18 @@ def storage() -> Storage:
 
 
 def keep(user: int, name: str, mime: str, size: int, text: str, content: BinaryIO) -> File:
-    """The row first: what a crash leaves behind is a row that is not ready, and goes after a day with its bytes."""
+    """The row first: what a crash leaves behind is a row that is not ready, and goes after a day with its bytes.
+
+    Raises WireError quota_exceeded past `files_bytes_per_user`.
+    """
     id_ = uuid.uuid4()
     key = f"{id_.hex[:2]}/{id_.hex}"
-    row = File.objects.create(id=id_, user_id=user, name=name, mime=mime, bytes=size, text=text, key=key)
+    with transaction.atomic():
+        User.objects.select_for_update(no_key=True).get(id=user)  # what he sends at the same time is counted in turn
+        held = File.objects.filter(user_id=user).aggregate(held=Sum("bytes"))["held"] or 0
+        if held + size > settings.HEADRACE.files_bytes_per_user:
+            raise WireError("quota_exceeded", FULL, retryable=False)
+        row = File.objects.create(id=id_, user_id=user, name=name, mime=mime, bytes=size, text=text, key=key)
     content.seek(0)
     kept = storage().save(key, DjangoFile(content, name=key))
     File.objects.filter(id=id_).update(key=kept, ready=True)
@@ -63,11 +77,23 @@ def remove(row: File) -> None:
     row.delete()
 
 
-def purge() -> None:
-    """Files that no message names, after their day."""
+def unnamed(but: Collection[uuid.UUID] = ()) -> list[uuid.UUID]:
+    """Some of the files past their day that no message names, the oldest first."""
     old = now() - timedelta(seconds=settings.HEADRACE.file_unnamed_s)
-    for row in File.objects.filter(named=False, created__lt=old)[:PURGED_AT_ONCE]:
-        remove(row)
+    rows = File.objects.filter(named=False, created__lt=old).exclude(id__in=but).order_by("created")
+    return list(rows.values_list("id", flat=True)[: settings.HEADRACE.purge_rows])
+
+
+def let_go(id_: uuid.UUID) -> str | None:
+    """From now on no message can name it, and its bytes may go: their key. None: one names it by now, or it is gone."""
+    if not File.objects.filter(id=id_, named=False).update(ready=False):
+        return None
+    return File.objects.values_list("key", flat=True).get(id=id_)
+
+
+def forget(id_: uuid.UUID) -> None:
+    """The row, once its bytes are gone."""
+    File.objects.filter(id=id_, named=False).delete()
 
 
 def views(user: int, ids: list[str]) -> dict[str, FileView]:

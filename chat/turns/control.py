@@ -5,6 +5,7 @@ A layer may lose messages: what hangs on one is polled too.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -40,17 +41,34 @@ class Control:
     async def listen(self) -> None:
         """The one task of this worker that listens to the layer. Ends by being cancelled."""
         while True:
+            layer = get_channel_layer()
             try:
-                layer = get_channel_layer()
-                channel = await layer.new_channel()
+                channel = await layer.new_channel(f"{self._worker}.")
                 await layer.group_add(GROUP, channel)
                 while True:
-                    message = await layer.receive(channel)
-                    if message.get("by") != self._worker:
-                        self._heed(message)
+                    self._take(await layer.receive(channel))
             except Exception:
                 log.warning("control_deaf", exc_info=True)
-                await asyncio.sleep(settings.HEADRACE.redis_timeout_s)
+            finally:
+                await self._leave(layer)
+            await asyncio.sleep(settings.HEADRACE.redis_timeout_s)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        """One that can't be heeded costs no other."""
+        if message.get("by") == self._worker:
+            return
+        try:
+            self._heed(message)
+        except Exception:
+            log.exception("control_failed", kind=message.get("kind"))
+
+    async def _leave(self, layer: Any) -> None:
+        """Drop this worker's channel, which the layer would fill for ever; also one that it made and did not name."""
+        for channel in [name for name in layer.channels if f"{self._worker}." in name]:
+            with suppress(Exception):
+                async with asyncio.timeout(settings.HEADRACE.redis_timeout_s):
+                    await layer.group_discard(GROUP, channel)
+            layer.channels.pop(channel, None)
 
     async def _to_others(self, message: dict[str, Any]) -> None:
         try:

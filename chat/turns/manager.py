@@ -12,7 +12,7 @@ import time
 import unicodedata
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +22,7 @@ from asgiref.sync import async_to_sync
 from django.conf import settings
 
 from accounts import tokens
+from accounts.passwords import network_of
 from accounts.tokens import Credential, Identity
 from chat import protocol, snapshot
 from chat.doors.admission import Admitted
@@ -87,6 +88,7 @@ class ChatManager:
             await self.sweep.beat()
         duties: list[tuple[str, float, Callable[[], Awaitable[None]]]] = [
             ("beat", settings.HEADRACE.beat_s, self.sweep.beat),
+            ("told", settings.HEADRACE.beat_s, self.telling.mark_told),
             ("sweep", settings.HEADRACE.sweep_s, self.sweep.sweep),
             ("stops", settings.HEADRACE.stop_poll_s, self._poll_stops),
             ("counters", settings.HEADRACE.counters_every_s, self.sessions.write_counters),
@@ -100,24 +102,23 @@ class ChatManager:
         self._duties.append(asyncio.create_task(self.control.listen(), name="headrace-control"))
 
     async def stop(self) -> None:
-        """Give back what runs, say what is owed to rows, close what is open. Each step bounded."""
+        """Give back what runs, say what is owed to rows, close what is open. Each step bounded, and none skipped."""
         self.is_draining = True
-        for duty in self._duties:
-            duty.cancel()
-        await asyncio.gather(*self._duties, return_exceptions=True)
+        await _end(self._duties)
         await self._release_runs()
-        for task in [*self._run_tasks.values(), *self._tasks]:
-            task.cancel()
-        await asyncio.gather(*self._run_tasks.values(), *self._tasks, return_exceptions=True)
-        leave = database.write(worker_store.leave, self.worker)
-        for step in (self.sessions.write_counters(), self.telling.mark_told(), leave):
+        await _end([*self._run_tasks.values(), *self._tasks])
+        for step in (
+            self.sessions.write_counters,
+            self.telling.mark_told,
+            lambda: database.write(worker_store.leave, self.worker),
+            build.aclose,
+            providers.aclose,
+            self.hub.aclose,
+            self.log.aclose,
+            redis.aclose,
+        ):
             async with _within(SHUTDOWN_S):
-                await step
-        await build.aclose()
-        await providers.aclose()
-        await self.hub.aclose()
-        await self.log.aclose()
-        await redis.aclose()
+                await step()
 
     async def drain(self) -> None:
         """Take up no turn; give what runs its time, then to other workers; send sockets away, over some seconds."""
@@ -137,8 +138,9 @@ class ChatManager:
         """Turns that run here are nobody's, and the others hear of it at once."""
         if not self._runs:
             return
-        async with _within(SHUTDOWN_S):
-            await asyncio.gather(*(run.release() for run in list(self._runs.values())), return_exceptions=True)
+        releases = [asyncio.create_task(run.release()) for run in list(self._runs.values())]
+        await asyncio.wait(releases, timeout=SHUTDOWN_S)
+        await _end(releases)
         self.control.send("released")
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task:
@@ -179,7 +181,7 @@ class ChatManager:
         bounds = settings.HEADRACE
         wanted = {
             ("user", identity.user_id): bounds.sockets_per_user,
-            ("address", _address(scope)): bounds.sockets_per_address,
+            ("address", network_of(_address(scope) or "")): bounds.sockets_per_address,
         }
         if any(self._places[who] >= most for who, most in wanted.items()):
             raise WireError("too_many_connections", retry_after=30)
@@ -657,3 +659,16 @@ async def _within(seconds: float) -> AsyncIterator[None]:
             yield
     except (TimeoutError, WireError) as error:
         log.warning("shutdown_cut", reason=type(error).__name__)
+    except Exception:
+        log.exception("shutdown_cut")
+
+
+async def _end(tasks: Collection[asyncio.Task]) -> None:
+    """Cancel them. Who does not heed that in `SHUTDOWN_S` is left behind."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        done, pending = await asyncio.wait(tasks, timeout=SHUTDOWN_S)
+        await asyncio.gather(*done, return_exceptions=True)  # they have told of their faults themselves
+        for task in pending:
+            log.warning("task_left", task=task.get_name())

@@ -2,6 +2,8 @@
 
 import uuid
 
+from django.conf import settings
+
 from chat import protocol, shapes
 from chat.models import Chat, Message, Turn
 from chat.turns.orders import Owed, RunOrder
@@ -14,10 +16,14 @@ _TURN = Select(
 )
 
 
-def owed_rows(others: set[str], limit: int = 200) -> list[tuple[str, str]]:
-    """(kind, id) of what is owed by this worker, nobody, or one that is dead, buried or not: by none of the others."""
-    turns = Turn.objects.filter(told=False).exclude(owes__in=others).values_list("id", flat=True)[:limit]
-    chats = Chat.objects.filter(told=False).exclude(owes__in=others).values_list("id", flat=True)[:limit]
+def owed_rows(others: set[str]) -> list[tuple[str, str]]:
+    """(kind, id) of what is owed by this worker, nobody, or one that is dead, buried or not: by none of the others.
+
+    Some of it, in no order: rows that can't be told stand before nobody.
+    """
+    limit = settings.HEADRACE.sweep_rows
+    owed = (rows.filter(told=False).exclude(owes__in=others).order_by("?") for rows in (Turn.objects, Chat.objects))
+    turns, chats = (rows.values_list("id", flat=True)[:limit] for rows in owed)
     return [("turn", str(id_)) for id_ in turns] + [("chat", str(id_)) for id_ in chats]
 
 

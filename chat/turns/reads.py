@@ -9,6 +9,7 @@ from django.db.models import Q
 from chat import shapes
 from chat.models import Chat, Message, Question, Turn
 from chat.turns.states import ACTIVE, UNENDED, TurnState
+from flows.models import Flow
 from streams.database import now
 from streams.errors import WireError
 from streams.models import Worker
@@ -76,15 +77,17 @@ def running_turns(worker: str, limit: int) -> list[tuple[str, str, int, str | No
     ]
 
 
-def due_questions(limit: int = 100) -> list[tuple[str, str]]:
+def due_questions() -> list[tuple[str, str]]:
     """Open questions past their time: (chat, question), in no order: who is put off stands before nobody."""
     rows = Question.objects.filter(action="", expires__lte=now(), turn__state=TurnState.WAITING).order_by("?")
-    return [(str(chat), str(id_)) for chat, id_ in rows.values_list("turn__chat_id", "id")[:limit]]
+    some = rows.values_list("turn__chat_id", "id")[: settings.HEADRACE.sweep_rows]
+    return [(str(chat), str(id_)) for chat, id_ in some]
 
 
 def flows_deleted_with_turns() -> list[str]:
-    rows = Turn.objects.filter(chat__flow__deleted=True, state__in=UNENDED, stop_at=None)
-    return [str(flow) for flow in rows.values_list("chat__flow_id", flat=True).distinct()[:50]]
+    turns = Turn.objects.filter(chat__flow__deleted=True, state__in=UNENDED, stop_at=None)
+    rows = Flow.objects.filter(id__in=turns.values("chat__flow")).order_by("?")
+    return [str(flow) for flow in rows.values_list("id", flat=True)[: settings.HEADRACE.sweep_rows]]
 
 
 def stopped_among(turns: list[str]) -> list[str]:
@@ -93,10 +96,11 @@ def stopped_among(turns: list[str]) -> list[str]:
     return [str(turn) for turn in rows.values_list("id", flat=True)]
 
 
-def past_chats(limit: int = 50) -> list[str]:
-    """Debug and call chats whose last turn is a day old, with nothing under way."""
+def past_chats() -> list[str]:
+    """Debug and call chats whose last turn is a day old, with nothing under way: some, in no order."""
     old = Chat.objects.filter(deleted=False, last_turn_at__lt=_kept_since()).exclude(kind=Chat.Kind.CHAT)
-    return [str(chat) for chat in old.exclude(turns__state__in=UNENDED).values_list("id", flat=True)[:limit]]
+    idle = old.exclude(turns__state__in=UNENDED).order_by("?")
+    return [str(chat) for chat in idle.values_list("id", flat=True)[: settings.HEADRACE.purge_rows]]
 
 
 def is_past(chat: Chat) -> bool:

@@ -685,12 +685,13 @@ def delete_chat(chat_id: str, user: int, worker: str | None) -> Outcome:
     return outcome
 
 
-def end_turns_of_flow(flow_id: str, worker: str | None, limit: int = 50) -> list[tuple[str, Outcome]]:
-    """A deleted flow's unended turns end or are told to stop. At most `limit` chats; call until none comes."""
+def end_turns_of_flow(flow_id: str, worker: str | None) -> list[tuple[str, Outcome]]:
+    """A deleted flow's unended turns end or are told to stop. So many chats at once; call until none comes."""
     chats = (
         Turn.objects.filter(chat__flow_id=flow_id, chat__flow__deleted=True, state__in=UNENDED, stop_at=None)
         .values_list("chat_id", flat=True)
-        .distinct()[:limit]
+        .order_by("chat_id")  # in which order all who do this lock them
+        .distinct()[: settings.HEADRACE.chats_ended_at_once]
     )
     outcomes = []
     for chat_id in list(chats):
@@ -819,10 +820,13 @@ def purge(chat_id: str) -> bool:
     return True
 
 
-def forget_commands() -> None:
-    """Older than a week: who repeats one after that does it anew."""
-    kept = timedelta(days=settings.HEADRACE.command_kept_days)
-    Command.objects.filter(created__lt=database_now() - kept).delete()
+def forget_commands() -> int:
+    """Some of those older than a week: who repeats one after that does it anew. Returns how many: 0, no more."""
+    old = database_now() - timedelta(days=settings.HEADRACE.command_kept_days)
+    rows = Command.objects.filter(created__lt=old).order_by("created")
+    ids = list(rows.values_list("id", flat=True)[: settings.HEADRACE.purge_rows])
+    Command.objects.filter(id__in=ids).delete()
+    return len(ids)
 
 
 def mark_told(rows: list[tuple[str, str, int]]) -> None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from django.conf import settings
 
-from chat.files import store as files
+from accounts import store as accounts
+from chat.files import tidying as files
 from chat.turns import owed, reads, store
 from streams import database
 from streams import store as worker_store
@@ -39,7 +40,7 @@ class Sweep:
         self._judges_from = 0.0  # after an outage of the database nobody is judged dead before this
 
     async def beat(self) -> None:
-        """Say that this worker lives; mark what it told."""
+        """Say that this worker lives. Nothing else may hold it up."""
         manager = self._manager
         was_buried = await database.write(
             functools.partial(
@@ -53,13 +54,12 @@ class Sweep:
             is_beat=True,
             until_done=self._seen_at > 0,  # the first one is tried once: a start does not wait for ever
         )
-        if was_buried:
-            await manager.sessions.write_counters(all_live=True)
         now = time.monotonic()
         if self._seen_at and now - self._seen_at > settings.HEADRACE.dead_after_s:
             self._judges_from = now + settings.HEADRACE.dead_after_s
         self._seen_at = now
-        await manager.telling.mark_told()
+        if was_buried:
+            await manager.sessions.write_counters(all_live=True)
 
     async def sweep(self) -> None:
         """Whatever nobody runs is taken, whatever is owed is told."""
@@ -88,11 +88,21 @@ class Sweep:
             await self._claim()
 
     async def purge(self) -> None:
-        """Debug and call chats past their day, commands past their week, files that no message names."""
+        """What is past its time: debug and call chats, commands, sessions, log-ins, files that no message names.
+
+        A piece at a time, so that commands go between, until nothing of it is left.
+        """
         for chat in await database.read(reads.past_chats):
-            await database.write(store.purge, chat, until_done=True)
-        await database.write(store.forget_commands, until_done=True)
-        await asyncio.to_thread(files.purge)
+            await self._try(database.write(store.purge, chat, until_done=True), row=chat)
+        for forget in (
+            store.forget_commands,
+            worker_store.forget_sessions,
+            accounts.forget_logins,
+            accounts.forget_page_sessions,
+        ):
+            while await database.write(forget, until_done=True):
+                pass
+        await files.remove_unnamed()
 
     async def _claim(self) -> None:
         """Take what nobody runs, until this worker is full."""

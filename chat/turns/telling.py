@@ -42,7 +42,7 @@ class Telling:
         self._told[(kind, id_)] = rev
 
     async def mark_told(self) -> None:
-        """With the beat: many rows at once."""
+        """As often as the worker beats: many rows at once."""
         told, self._told = self._told, {}
         if not told:
             return

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from config.bounds import Bounds
-from config.environment import Environment, SettingsError, database_of, fields, load, read_env_file
+from config.environment import (
+    Environment,
+    SettingsError,
+    database_of,
+    fields,
+    load,
+    postgres_options,
+    read_env_file,
+)
 from config.management.commands.document_settings import document
 from config.secret import kept_key
 from tests.server import ROOT, environment, manage
@@ -146,6 +154,12 @@ def test_postgres_address_is_taken_apart():
     assert read["ENGINE"] == "django.db.backends.postgresql"
     assert (read["NAME"], read["USER"], read["PASSWORD"]) == ("head race", "me", "p@ss")
     assert (read["HOST"], read["PORT"], read["OPTIONS"]) == ("db.example", "5433", {"sslmode": "require"})
+
+
+def test_what_the_address_of_postgres_says_goes_before_our_limits():
+    options = postgres_options({"connect_timeout": "9", "options": "-c lock_timeout=7s"}, Bounds())
+    assert options["connect_timeout"] == "9" and options["tcp_user_timeout"] == 10_000
+    assert options["options"].startswith("-c lock_timeout=1500 ") and options["options"].endswith("-c lock_timeout=7s")
 
 
 def test_sqlite_address_is_a_path():

@@ -317,7 +317,6 @@ def test_workers_and_store_end_with_a_killed_supervisor(pair):
 def test_workers_that_cannot_live_end_the_server_with_one_sentence(tmp_path):
     program = (
         "import sys, subprocess; from config import serve\n"
-        "serve.RESTART_AFTER_S = 0\n"
         "serve._start_worker = lambda listener, life: subprocess.Popen(['false'])\n"
         "from django.core.management import call_command\n"
         "try: serve.supervise(serve.listen('127.0.0.1', 0), 2)\n"
@@ -326,13 +325,16 @@ def test_workers_that_cannot_live_end_the_server_with_one_sentence(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
-        env={**environment(tmp_path / "data"), "DJANGO_SETTINGS_MODULE": "config.settings"},
+        env={
+            **environment(tmp_path / "data", HEADRACE_WORKER_RESTART_AFTER_S="0.01"),
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+        },
         capture_output=True,
         text=True,
         timeout=30,
     )
     assert done.returncode == 1
-    assert "workers died within a minute" in done.stderr.splitlines()[-1]
+    assert "workers died within 60 s" in done.stderr.splitlines()[-1]
 
 
 # ---------------------------------------------------------------------------------------- another server

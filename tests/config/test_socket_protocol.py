@@ -15,6 +15,7 @@ from websockets.frames import Frame, Opcode
 
 from config import serve
 from streams.frames import EXTENSION, text_frames
+from streams.sse import until_left
 from tests.config.serving import serving
 from tests.waiting import until
 from tests.wire import Closed, Socket
@@ -23,6 +24,7 @@ HANDSHAKE = (
     "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{}\r\n"
 )
+ASKS = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def accept(receive: Callable, send: Callable) -> None:
@@ -116,8 +118,8 @@ async def test_peer_without_pong_is_dropped():
 
 
 @pytest.mark.parametrize("said", ["", "GET / HTTP/1.1\r\nHost: x\r\n", HANDSHAKE.format("")[:-2]])
-async def test_connection_without_a_whole_head_is_dropped(monkeypatch, said):
-    monkeypatch.setattr(serve, "HEAD_S", 0.2)
+async def test_connection_without_a_whole_head_is_dropped(settings, said):
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, request_head_s=0.2)
     async with serving(echo) as (host, server):
         reader, writer = await asyncio.open_connection(*host.split(":"))
         writer.write(said.encode())
@@ -126,8 +128,8 @@ async def test_connection_without_a_whole_head_is_dropped(monkeypatch, said):
         writer.close()
 
 
-async def test_connection_that_was_upgraded_is_kept(monkeypatch):
-    monkeypatch.setattr(serve, "HEAD_S", 0.1)
+async def test_connection_that_was_upgraded_is_kept(settings):
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, request_head_s=0.1)
     async with serving(echo) as (host, _), client(host) as opened:
         for _ in range(3):  # longer than the head's time
             await opened.connection.send("x")
@@ -162,8 +164,8 @@ class Flood:
 
 
 @asynccontextmanager
-async def deaf_peer(host: str) -> AsyncIterator[None]:
-    """Completes the handshake and never reads after it."""
+async def deaf_peer(host: str, said: str = HANDSHAKE.format("")) -> AsyncIterator[None]:
+    """Says this, by default a handshake, and never reads."""
     peer = socket.socket()
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     peer.setblocking(False)
@@ -171,7 +173,7 @@ async def deaf_peer(host: str) -> AsyncIterator[None]:
     name, _, port = host.partition(":")
     try:
         await loop.sock_connect(peer, (name, int(port)))
-        await loop.sock_sendall(peer, HANDSHAKE.format("").encode())
+        await loop.sock_sendall(peer, said.encode())
         yield
     finally:
         peer.close()
@@ -217,6 +219,40 @@ async def test_peer_that_never_reads_is_freed_by_the_ping_though_little_waits(sh
 
     async with serving(some, ws_ping_interval=0.1, ws_ping_timeout=0.1) as (host, server), deaf_peer(host):
         await until(done.is_set, what="the application heard of it")
+        await until(lambda: not server.server_state.connections, what="the descriptor is free")
+
+
+async def test_peer_that_asks_and_never_reads_is_freed(short_bounds):
+    ended = asyncio.Event()
+
+    async def stream(scope: dict, receive: Callable, send: Callable) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        leaving = asyncio.create_task(until_left(receive))
+        while not leaving.done():
+            await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
+            await asyncio.sleep(0)
+        ended.set()
+
+    async with serving(stream) as (host, server), deaf_peer(host, ASKS):
+        await until(lambda: server.server_state.connections, what="the connection is there")
+        await until(ended.is_set, what="the blocked send has ended")
+        await until(lambda: not server.server_state.connections, what="the descriptor is free")
+
+
+async def test_peer_that_does_not_read_the_end_of_an_answer_is_freed_though_little_waits(short_bounds):
+    ended = asyncio.Event()
+
+    async def some(scope: dict, receive: Callable, send: Callable) -> None:
+        transport = next(iter(server.server_state.connections)).transport
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while transport.get_write_buffer_size() < 30_000:
+            await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        ended.set()
+
+    async with serving(some, timeout_keep_alive=0.1) as (host, server), deaf_peer(host, ASKS):
+        await until(ended.is_set, what="the answer is written")
         await until(lambda: not server.server_state.connections, what="the descriptor is free")
 
 
@@ -433,8 +469,8 @@ async def test_handshake_that_is_refused_by_http_leaves_no_line(caplog):
     assert caplog.records == []
 
 
-async def test_empty_lines_do_not_keep_an_idle_connection(monkeypatch):
-    monkeypatch.setattr(serve, "HEAD_S", 0.2)
+async def test_empty_lines_do_not_keep_an_idle_connection(settings):
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, request_head_s=0.2)
 
     async def page(scope: dict, receive: Callable, send: Callable) -> None:
         await send({"type": "http.response.start", "status": 204, "headers": []})

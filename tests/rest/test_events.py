@@ -1,5 +1,7 @@
 """Server-sent events: the same events with the same positions as a socket's, counted, resumed, ended."""
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
@@ -7,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from accounts import store as accounts
+from chat.turns.manager import manager
 from flows import build
 from streams.database import read, write
 from streams.errors import WireError
@@ -179,6 +182,25 @@ async def test_a_revoked_log_in_ends_its_readers(anna: Remote) -> None:
         told = await reader.to_end()
     assert (told[-1].type, told[-1].data["code"]) == ("error", "unauthorized")
     assert told[-1].id is None
+
+
+async def test_a_reader_that_does_not_read_is_dropped_without_a_line(anna: Remote, live: Live, caplog: Any) -> None:
+    chat = await chat_with(anna, HELLO)
+    peer = socket.socket()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    peer.setblocking(False)
+    name, _, port = live.host.partition(":")
+    said = f"GET /api/chats/{chat}/events/ HTTP/1.1\r\nHost: {live.host}\r\nAuthorization: {{}}\r\n\r\n"
+    loop = asyncio.get_running_loop()
+    with peer:
+        await loop.sock_connect(peer, (name, int(port)))
+        await loop.sock_sendall(peer, said.format(anna.http.headers["Authorization"]).encode())
+        [reader] = await until(lambda: manager().clients_of(chat), what="the reader is there")
+        post = b'{"type":"notification","data":"%b"}' % (b"x" * 200_000)
+        await until(lambda: reader.post(post) or not manager().clients_of(chat), what="the reader is given up")
+        row = await until(lambda: _ended(chat), what="the session has ended")
+    assert (row.state, row.close_reason) == ("error", "slow_reader")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_a_question_is_read_and_answered_without_a_socket(anna: Remote) -> None:

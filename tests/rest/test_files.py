@@ -1,25 +1,30 @@
 """Files: what is taken and what is not, whose they are, and how they reach a model."""
 
+import asyncio
 import base64
 import io
 import json
 import re
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import aiohttp
 import msgspec
 import pytest
+from asgiref.sync import async_to_sync
+from django.core.files.storage import FileSystemStorage
 from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 from PIL import Image
 
-from chat.files import checks, store
+from chat.files import checks, store, tidying
+from chat.files import pdf as pdf_reader
 from chat.models import File, Message, Turn
 from flows.context import FileView, with_files
 from flows.models import Provider
@@ -28,6 +33,7 @@ from providers.openai_compatible import encode
 from streams.database import read, write
 from tests.rest.conftest import Api, bare, code_of
 from tests.rest.remote import Remote, chat_with, in_state
+from tests.waiting import until
 
 Make = Callable[..., Api]
 BOUNDARY = "frontier"
@@ -250,16 +256,89 @@ def test_forms_that_are_none(api: Make) -> None:
     assert not File.objects.exists()
 
 
-def test_files_that_no_message_names_go_after_a_day(api: Make) -> None:
+@pytest.mark.django_db(transaction=True)  # the bridge has connections of its own
+def test_files_that_no_message_names_go_after_a_day(api: Make, settings: Any) -> None:
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, purge_rows=1)
     anna = api("anna")
-    old, new, named = (upload(anna, f"{name}.txt", b"x").json()["id"] for name in ("old", "new", "named"))
+    names = ("old", "older", "new", "named")
+    old, _, new, named = (upload(anna, f"{name}.txt", b"x").json()["id"] for name in names)
     File.objects.exclude(id=new).update(created=timezone.now() - timedelta(days=2))
     File.objects.filter(id=named).update(named=True)
     key = File.objects.get(id=old).key
     assert store.storage().exists(key)
-    store.purge()
+    async_to_sync(tidying.remove_unnamed)()
     assert {str(row.id) for row in File.objects.all()} == {new, named}
     assert not store.storage().exists(key)
+
+
+async def test_a_file_that_a_message_names_after_it_was_listed_is_kept(anna: Remote) -> None:
+    chat = await chat_with(anna, SHOWS)
+    file = await sent(anna, "a.txt", b"kept")
+    await write(lambda: File.objects.update(created=timezone.now() - timedelta(days=2)))
+    [listed] = await read(store.unnamed)
+    status, reply, _ = await anna("POST", f"chats/{chat}/turns/", {"text": "look", "files": [file]})
+    assert status == 202, reply
+    assert await write(store.let_go, listed) is None
+    row = await read(File.objects.get)
+    assert row.ready and store.storage().exists(row.key)
+
+
+async def test_a_file_that_goes_cannot_be_named_any_more(anna: Remote) -> None:
+    chat = await chat_with(anna, SHOWS)
+    file = await sent(anna, "a.txt", b"gone")
+    assert await write(store.let_go, UUID(file)) is not None
+    status, answer, _ = await anna("POST", f"chats/{chat}/turns/", {"text": "look", "files": [file]})
+    assert (status, answer["error"]["code"]) == (404, "file_not_found")
+
+
+@pytest.mark.django_db(transaction=True)  # the bridge has connections of its own
+def test_a_file_whose_bytes_cannot_be_removed_keeps_no_other(api: Make, monkeypatch: Any) -> None:
+    anna = api("anna")
+    stuck, _ = (upload(anna, f"{name}.txt", b"x").json()["id"] for name in ("stuck", "gone"))
+    File.objects.update(created=timezone.now() - timedelta(days=2))
+    key = File.objects.get(id=stuck).key
+    delete = FileSystemStorage.delete
+
+    def fail(self: FileSystemStorage, name: str) -> None:
+        if name == key:
+            raise OSError("read-only")
+        delete(self, name)
+
+    monkeypatch.setattr(FileSystemStorage, "delete", fail)
+    async_to_sync(tidying.remove_unnamed)()
+    assert [str(row.id) for row in File.objects.all()] == [stuck]
+
+
+async def test_so_many_documents_are_read_at_once(anna: Remote, settings: Any, monkeypatch: Any) -> None:
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, pdfs_at_once=1, request_wait_s=0.05)
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(path: str, limits: pdf_reader.Limits, within_s: float) -> str:
+        entered.set()
+        assert leave.wait(20)
+        return "text"
+
+    monkeypatch.setattr(pdf_reader, "text_of", slow)
+    first = asyncio.create_task(sent(anna, "a.pdf", pdf()))
+    await until(entered.is_set, what="the first is read")
+    data = aiohttp.FormData()
+    data.add_field("file", pdf(), filename="b.pdf")
+    async with anna.http.post(f"{anna.url}/api/files/", data=data) as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (429, "busy")
+    await sent(anna, "a.txt", b"no document")
+    leave.set()
+    await first
+
+
+def test_files_of_a_user_have_a_bound(api: Make, settings: Any) -> None:
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, files_bytes_per_user=10)
+    anna = api("anna")
+    first = upload(anna, "a.txt", b"12345678").json()["id"]
+    refused = upload(anna, "b.txt", b"123")
+    assert code_of(refused) == (429, "quota_exceeded") and refused.json()["error"]["retryable"] is False
+    assert upload(api("bert"), "b.txt", b"123").status_code == 201
+    anna.delete(f"files/{first}/")
+    assert upload(anna, "b.txt", b"123").status_code == 201
 
 
 # ------------------------------------------------------------------------------------------------ in a chat

@@ -40,6 +40,15 @@ def test_nobody_is_counted_by_his_address(api: Make, window: None) -> None:
     assert codes == [401, 401, 429]
 
 
+def test_addresses_of_one_network_are_counted_together(api: Make, window: None) -> None:
+    def ask(address: str) -> int:
+        body = ("/api/auth/refresh/", b'{"refresh": "x"}', "application/json")
+        return api().client.generic("POST", *body, REMOTE_ADDR=address).status_code
+
+    assert [ask(f"2001:db8::{n}") for n in range(1, 4)] == [401, 401, 429]
+    assert ask("2001:db8:0:1::1") == 401
+
+
 def test_without_redis_nobody_is_counted(api: Make, window: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def away() -> None:
         raise redis.Trouble

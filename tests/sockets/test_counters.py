@@ -5,11 +5,13 @@ import random
 import uuid
 from typing import Any
 
+import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.frames import DATA_OPCODES, Frame
 
 from streams import database
 from streams.models import StreamSession
+from tests import serving
 from tests.chat.conftest import graph_of, node
 from tests.sockets.tabs import fake
 from tests.waiting import until
@@ -213,3 +215,16 @@ async def all_ended(sessions: list[str]) -> dict[str, StreamSession] | None:
     if len(rows) < len(sessions) or any(row.ended is None for row in rows):
         return None
     return {str(row.id): row for row in rows}
+
+
+@pytest.mark.skipif(serving.IS_DAPHNE, reason="its tasks have other names, and end with the process")
+async def test_a_socket_whose_application_is_cancelled_ends_its_session(online, tab) -> None:
+    """As uvicorn does to those that outlast its shutdown: the peer has said nothing."""
+    chat = str(uuid.uuid4())
+    async with tab(await online(), chat) as one:
+        await one.until("snapshot")
+        [running] = [task for task in asyncio.all_tasks() if "run_asgi" in task.get_coro().__qualname__]
+        running.cancel()
+        rows = StreamSession.objects.filter(chat=chat, ended__isnull=False)
+        row = await until(lambda: database.read(rows.first), what="the session has ended")
+    assert row.state == "disconnected"

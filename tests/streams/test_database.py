@@ -3,15 +3,20 @@
 import asyncio
 import sqlite3
 import threading
+from collections.abc import Iterator
 
+import psycopg
 import pytest
+from django.apps import apps
 from django.contrib.auth import get_user_model
+from django.core.management import call_command
 from django.db import OperationalError, connection, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.signals import pre_migrate
 
 from streams import database
 from streams.errors import WireError
-from tests.waiting import until
+from tests.waiting import until, wait_until
 
 User = get_user_model()
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -131,6 +136,71 @@ async def test_a_row_that_another_holds_is_waited_for_and_past_the_bound_unavail
     await asyncio.gather(holding, waiting)
 
 
+@pytest.fixture
+def elsewhere() -> Iterator[psycopg.Connection]:
+    """A connection of another process, to which no limits of ours apply."""
+    params = connection.get_connection_params()
+    names = ("host", "port", "user", "password", "dbname")
+    with psycopg.connect(**{name: params[name] for name in names if params.get(name)}) as opened:
+        yield opened
+        opened.rollback()
+
+
+@pytest.mark.skipif("connection.vendor != 'postgresql'", reason="SQLite has no locks of rows; STORES=real runs it")
+async def test_rows_that_a_frozen_process_holds_keep_no_thread_from_others(elsewhere: psycopg.Connection, settings):
+    held = [f"held{n}" for n in range(settings.HEADRACE.database_threads)]
+    for name in [*held, "free"]:
+        await database.write(make, name)
+    elsewhere.execute("SELECT 1 FROM accounts_user WHERE username <> 'free' FOR UPDATE")
+
+    def change(name: str) -> int:
+        return User.objects.filter(username=name).update(first_name="changed")
+
+    refused = await asyncio.gather(*(database.write(change, name) for name in held), return_exceptions=True)
+    assert {getattr(error, "code", None) for error in refused} == {"unavailable"}
+    assert await database.write(change, "free", bound_s=10) == 1
+
+
+@pytest.mark.skipif("connection.vendor != 'postgresql'", reason="only it ends a transaction that stands still")
+async def test_a_transaction_that_stood_still_too_long_is_tried_again(elsewhere: psycopg.Connection):
+    elsewhere.autocommit = True
+    tries = []
+
+    def backends(pid: int) -> int:
+        return elsewhere.execute("SELECT count(*) FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone()[0]
+
+    def slow_once() -> str:
+        tries.append(1)
+        if len(tries) == 1:
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 50")
+                cursor.execute("SELECT pg_backend_pid()")
+                (pid,) = cursor.fetchone()
+            wait_until(lambda: not backends(pid), what="PostgreSQL has hung up")
+        return make("a")
+
+    assert await database.write(slow_once, bound_s=20) == "a"
+    assert len(tries) == 2 and await database.read(names) == ["a"]
+
+
+@pytest.mark.skipif("connection.vendor != 'postgresql'", reason="SQLite has no such limits")
+def test_migrations_have_no_limits_and_what_comes_after_them_has():
+    def limits() -> list[str]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('lock_timeout'), current_setting('statement_timeout')")
+            return list(cursor.fetchone())
+
+    seen = []
+    note = lambda **_: seen.append(limits())
+    before = limits()
+    pre_migrate.connect(note, sender=apps.get_app_config("chat"))
+    try:
+        call_command("migrate", verbosity=0)
+    finally:
+        pre_migrate.disconnect(note, sender=apps.get_app_config("chat"))
+    assert seen == [["0", "0"]] and limits() == before and "0" not in before
+
+
 async def test_past_its_bound_a_call_is_unavailable():
     def locked() -> None:
         raise OperationalError("database is locked")
@@ -194,8 +264,8 @@ async def test_commands_go_before_work_that_is_repeated_until_done():
     assert order == ["command"] * 3 + ["beat"] * 3
 
 
-async def test_work_until_done_outlasts_any_bound(settings, monkeypatch):
-    monkeypatch.setattr(database, "LONGEST_PAUSE_S", 0.01)
+async def test_work_until_done_outlasts_any_bound(bounds):
+    bounds(database_pause_s=0.01)
     tries = []
 
     def long_away() -> str:
@@ -250,8 +320,8 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @sqlite_only
-async def test_writes_that_wait_together_are_committed_together(commits: list[int], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(database, "GROUP_S", 60)
+async def test_writes_that_wait_together_are_committed_together(commits: list[int], bounds):
+    bounds(database_group_s=60)
     assert await behind_a_gate(*((make, name) for name in "abcdef")) == list("abcdef")
     assert len(commits) == 1
     assert await database.read(names) == list("abcdef")

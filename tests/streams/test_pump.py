@@ -5,6 +5,7 @@ import contextlib
 import re
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from streams.errors import WireError
@@ -176,8 +177,8 @@ async def test_a_snapshot_that_knows_more_than_the_ring_is_followed_without_gap(
     assert len(peer.snapshots) == 1
 
 
-async def test_a_database_that_is_away_delays_the_snapshot(peer: Peer, ring: Ring, monkeypatch):
-    monkeypatch.setattr("streams.pump.RETRY_S", 0.01)
+async def test_a_database_that_is_away_delays_the_snapshot(peer: Peer, ring: Ring):
+    peer.pump._bounds = msgspec.structs.replace(peer.pump._bounds, log_retry_s=0.01)
     snapshot, fails = peer.pump._snapshot, [WireError("unavailable")] * 3
 
     async def flaky() -> tuple[bytes, Position]:

@@ -13,6 +13,8 @@ from streams.errors import WireError
 from streams.models import StreamSamples, StreamSession, Worker
 from streams.sessions import Sessions
 from streams.states import StreamState
+from tests.streams.test_database import Gate
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 WORKER = "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa"
@@ -146,6 +148,24 @@ async def test_a_close_while_the_database_is_away_goes_with_the_next_write(sessi
             await sessions.close(session, 1000)
     await sessions.write_counters()
     assert (await database.read(rows))[session.id].state == "disconnected"
+
+
+async def test_closes_while_the_database_hangs_wait_together_not_one_by_one(sessions: Sessions, bounds, settings):
+    opened = [await sessions.open(user=None) for _ in range(20)]
+    bounds(command_hop_s=0.2)
+    count = 1 if connection.vendor == "sqlite" else settings.HEADRACE.database_threads
+    gates = [Gate() for _ in range(count)]
+    holding = [asyncio.create_task(database.read(gate, bound_s=20)) for gate in gates]
+    await until(lambda: all(gate.entered.is_set() for gate in gates))
+    async with asyncio.timeout(2):
+        closed = await asyncio.gather(*(sessions.close(each, 1001) for each in opened), return_exceptions=True)
+    assert {getattr(error, "code", None) for error in closed} == {"unavailable"}
+    for gate in gates:
+        gate.leave.set()
+    await asyncio.gather(*holding)
+    bounds(command_hop_s=20)
+    await sessions.write_counters()
+    assert {row.state for row in (await database.read(rows)).values()} == {"disconnected"}
 
 
 async def test_counters_that_could_not_be_written_are_written_later(sessions: Sessions, monkeypatch):
