@@ -17,6 +17,7 @@ from rest_framework import exceptions, status
 from rest_framework.response import Response
 
 from streams.errors import WireError, shape_of
+from streams.sentences import told
 
 ERROR_EXTRA = ("fields", "retry_after", "faults")
 
@@ -32,7 +33,7 @@ def trace_of(request: Any) -> str:
 
 
 def error_body(error: WireError, trace: str) -> dict[str, Any]:
-    text = _(error.text or error.entry.text)
+    text = told(error.text or error.entry.text, _)
     body = shape_of(error, text, *ERROR_EXTRA) | {"trace": trace}
     if "field" in error.extra:
         body.setdefault("fields", {error.extra["field"]: text})
