@@ -17,6 +17,7 @@ from django.conf import settings
 from django.contrib.auth.models import Group
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
+from django.utils.translation import gettext_lazy
 from django.utils.translation import gettext_noop as _
 
 from accounts.models import ApiKey, Budget, Spent, User
@@ -164,7 +165,7 @@ def put(of: str, id_: int | uuid.UUID, period: str, limits: dict[str, int | None
         return Budget(**which, **limits)
 
 
-_NOBODY = _("There is nobody and nothing of this id.")
+_NOBODY = gettext_lazy("There is nobody and nothing of this id.")
 
 
 # ----------------------------------------------------------------------------------------------- statements
