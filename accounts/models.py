@@ -88,9 +88,7 @@ class Budget(models.Model):
     key = models.ForeignKey(ApiKey, models.CASCADE, null=True, blank=True, db_index=False, verbose_name=_("API key"))
     flow = models.UUIDField(_("flow"), null=True, blank=True)
     period = models.CharField(_("period"), max_length=8, choices=Period.choices)
-    limit_tokens = models.PositiveBigIntegerField(
-        _("tokens"), null=True, blank=True, validators=[MinValueValidator(1)]
-    )
+    limit_tokens = models.PositiveBigIntegerField(_("tokens"), null=True, blank=True, validators=[MinValueValidator(1)])
     limit_cost_micros = models.PositiveBigIntegerField(
         _("cost in micros"), null=True, blank=True, validators=[MinValueValidator(1)]
     )

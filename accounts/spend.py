@@ -79,9 +79,7 @@ def _refusal(budget: Budget, at: datetime) -> WireError:
     values = {"until": end.strftime("%Y-%m-%d %H:%M UTC")}  # in this form: pages tell it in the reader's zone
     if budget.group is not None:
         values["name"] = budget.group.name
-    return WireError(
-        "quota_exceeded", Sentence(USED_UP[budget.of], **values), retry_after=(end - at).total_seconds()
-    )
+    return WireError("quota_exceeded", Sentence(USED_UP[budget.of], **values), retry_after=(end - at).total_seconds())
 
 
 def start_of(period: str, at: datetime) -> date:

@@ -327,9 +327,9 @@ class Worker(msgspec.Struct):
 SHAPES: dict[str, type] = {
     shape.__name__: shape
     for shape in (
-        Error, Tokens, Ticket, Me, Budget, OwnUsage, Key, NewKey, Flow, ImportedFlow, FlowFile, Faults, BuildBegun, Build,
-        Version, VersionGraph, NodeKind, Provider, Chat, ChatFile, Message, Said, Answered, Stopped, Turn, Feedback,
-        Session, Totals, Worker, Diff,
+        Error, Tokens, Ticket, Me, Budget, OwnUsage, Key, NewKey, Flow, ImportedFlow, FlowFile, Faults, BuildBegun,
+        Build, Version, VersionGraph, NodeKind, Provider, Chat, ChatFile, Message, Said, Answered, Stopped, Turn,
+        Feedback, Session, Totals, Worker, Diff,
     )
 } | {"File": File}  # fmt: skip
 

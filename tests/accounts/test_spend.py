@@ -160,6 +160,7 @@ def test_a_check_is_one_statement(anna: User, django_assert_num_queries: Any) ->
 
 
 def test_the_first_budget_counts_at_once_where_it_was_made(anna: User) -> None:
+    spend.look_again()
     assert spend.is_unlimited()
     budget(user=anna)
     assert not spend.is_unlimited()

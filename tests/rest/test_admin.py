@@ -21,7 +21,15 @@ from streams.models import StreamSession, Worker
 from tests.rest.test_flows import BROKEN, GRAPH
 
 MakeFlow = Callable[..., Flow]
-READ_ONLY = ["flows/flowversion", "chat/chat", "chat/turn", "chat/question", "streams/streamsession", "streams/worker", "accounts/apikey"]
+READ_ONLY = [
+    "flows/flowversion",
+    "chat/chat",
+    "chat/turn",
+    "chat/question",
+    "streams/streamsession",
+    "streams/worker",
+    "accounts/apikey",
+]
 ALL = [*READ_ONLY, "flows/flow", "flows/provider", "accounts/user", "accounts/budget"]
 
 
