@@ -140,7 +140,7 @@ class TurnAdmin(OperatedAdmin):
     actions = ("stop_turns",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
-        rows = super().get_queryset(request).select_related("chat__user", "chat__flow", "version")
+        rows = super().get_queryset(request).select_related("user", "chat__flow", "version")
         return rows.defer(*HEAVY)
 
     def get_search_results(self, request: HttpRequest, queryset: QuerySet, term: str) -> tuple[QuerySet, bool]:
@@ -187,10 +187,6 @@ class TurnAdmin(OperatedAdmin):
     @admin.display(description=_("sessions"))
     def sessions(self, row: Turn) -> str:
         return lists.link(lists.rows_url(StreamSession, chat=row.chat_id), _("sessions of this chat"))
-
-    @admin.display(description=_("user"))
-    def user(self, row: Turn) -> str:
-        return str(row.chat.user)
 
     @admin.display(description=_("flow"))
     def flow(self, row: Turn) -> str:

@@ -61,8 +61,7 @@ def fill(user: User, name: str) -> None:
         bytes_sent=5 * 1024 * 1024, chunks_sent=12345, state="streaming",
     )  # fmt: skip
     Provider.objects.create(slug=f"provider-{name}", kind="scripted")
-    key, _value = accounts.create_key(user.pk, f"key {name}", ["chat"])
-    Budget.objects.create(key=key, period="day", limit_tokens=5)
+    accounts.create_key(user.pk, f"key {name}", ["chat"])
     Budget.objects.create(flow=flow.pk, period="day", limit_tokens=5)
 
 
