@@ -90,7 +90,11 @@ class Budget(models.Model):
     period = models.CharField(_("period"), max_length=8, choices=Period.choices)
     limit_tokens = models.PositiveBigIntegerField(_("tokens"), null=True, blank=True, validators=[MinValueValidator(1)])
     limit_cost_micros = models.PositiveBigIntegerField(
-        _("cost in micros"), null=True, blank=True, validators=[MinValueValidator(1)]
+        _("cost in micros"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_("Millionths of what the providers' prices are in: 2500000 is 2.50."),
     )
     created = models.DateTimeField(_("created"), auto_now_add=True)
 

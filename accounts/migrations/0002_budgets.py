@@ -34,6 +34,7 @@ class Migration(migrations.Migration):
                         null=True,
                         validators=[django.core.validators.MinValueValidator(1)],
                         verbose_name="cost in micros",
+                        help_text="Millionths of what the providers' prices are in: 2500000 is 2.50.",
                     ),
                 ),
                 ("created", models.DateTimeField(auto_now_add=True, verbose_name="created")),

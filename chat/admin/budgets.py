@@ -9,6 +9,7 @@ from django.contrib.humanize.templatetags.humanize import intcomma
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.formats import date_format
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
 from accounts import lists, spend
@@ -23,7 +24,7 @@ class BudgetForm(forms.ModelForm):
     """Whose it is and its period are what it is: they are chosen once."""
 
     flow = forms.ModelChoiceField(
-        Flow.objects.filter(deleted=False).only("name", "slug").order_by("name"), label=_("flow"), required=False
+        Flow.objects.filter(deleted=False).only("name").order_by("name"), label=capfirst(_("flow")), required=False
     )
 
     class Meta:
