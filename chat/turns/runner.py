@@ -480,7 +480,7 @@ class Run:
             schema=call.schema,
             begun=shown.begun,
         )
-        usage = ProviderUsage()
+        said, streamed = None, 0
         try:
             async with aclosing(llm.stream(request)) as chunks:
                 async for chunk in chunks:
@@ -488,18 +488,23 @@ class Run:
                         shown.reasoning(chunk.reasoning, chunk.tokens)
                     if chunk.text:
                         shown.text(chunk.text, chunk.tokens)
-                    if chunk.usage:
-                        usage = chunk.usage
+                    said, streamed = chunk.usage or said, streamed + chunk.tokens
                     await self._outbox.room()
         except ProviderError as error:
             self._log_line.info("provider_failed", provider=call.provider, kind=error.kind, text=error.text)
             raise providers.wire_error(error) from error
         finally:
             shown.close()
-        usage = usages.sane(usage, self._bounds.usage_tokens)
-        cost = await providers.cost_micros(call.provider, usage)
-        self._usage = usages.added(self._usage, usage, model, cost)
+            usage = await self._used(call.provider, model, said or ProviderUsage(output_tokens=streamed))
         return LLMResult(text=shown.whole_text, reasoning=shown.whole_reasoning, usage=usage, model=model)
+
+    async def _used(self, provider: str, model: str, usage: ProviderUsage) -> ProviderUsage:
+        """What a call used, also one that was stopped or cut: where its provider did not say, what it streamed."""
+        usage = usages.sane(usage, self._bounds.usage_tokens)
+        if usage != ProviderUsage():
+            cost = await providers.cost_micros(provider, usage)
+            self._usage = usages.added(self._usage, usage, model, cost)
+        return usage
 
     async def _check_budgets(self) -> None:
         """Raises WireError quota_exceeded. What this run has used was counted with the steps before."""

@@ -12,6 +12,8 @@ from accounts.spend import Spender
 from chat.models import Chat, Command, Turn
 from chat.turns import store
 from flows.models import Provider
+from providers.base import Chunk
+from providers.scripted import Scripted
 from streams import database
 from streams.errors import WireError
 from tests.chat.conftest import ASKS, TALK, TWO
@@ -235,3 +237,49 @@ async def test_what_it_cost_is_counted_by_the_provider_s_prices(staged):
     await stage.at_rest(one)
     row = await stage.turn(turn)
     assert await spent() == [(row.usage["cost_micros"], row.usage["cost_micros"])] != [(tokens, cost)]
+
+
+async def test_a_call_that_was_stopped_counts_what_it_streamed(staged):
+    stage = await staged(TALK)
+    await limited(user=stage.user)
+    one = await stage.worker()
+    tab = await stage.tab(one)
+    turn = (await tab.say("stuck"))["turn"]
+    await tab.until_shown(turn, "Five six")
+    await tab.command("stop")
+    await tab.until_ended(turn)
+    await stage.at_rest(one)
+    assert ((await stage.turn(turn)).state, await spent()) == ("stopped", [(2, 0)])
+
+
+async def test_a_provider_that_does_not_say_what_was_used_is_counted_by_what_it_streamed(staged, monkeypatch):
+    async def stream(self: Any, request: Any) -> Any:
+        yield Chunk(text="One two three", tokens=3)
+        yield Chunk(text=" four", tokens=1, finish="stop")
+
+    monkeypatch.setattr(Scripted, "stream", stream)
+    stage = await staged(TALK)
+    await limited(user=stage.user)
+    one = await stage.worker()
+    tab = await stage.tab(one)
+    await tab.until_ended((await tab.say("hello"))["turn"])
+    await stage.at_rest(one)
+    assert await spent() == [(4, 0)]
+
+
+@pytest.mark.parametrize("on_takeover", ["restart", "continue"])
+async def test_a_turn_taken_over_past_a_budget_keeps_the_text_that_was_delivered(staged, on_takeover: str):
+    stage = await staged(TWO)
+    await database.write(lambda: Provider.objects.update(on_takeover=on_takeover))
+    budget = await limited(user=stage.user)
+    one = await stage.worker()
+    tab = await stage.tab(one)
+    turn = (await tab.say("hang"))["turn"]
+    await tab.until_shown(turn, "Between.|One two")
+    await database.write(lambda: Budget.objects.filter(id=budget.id).update(limit_tokens=1))
+    two, tab = await stage.succeeds(one, tab)
+    await stage.sweep(two)
+    answer = await tab.until_ended(turn)
+    await stage.at_rest(two)
+    assert (await stage.turn(turn)).error["code"] == "quota_exceeded"
+    assert text_of(answer["parts"]).startswith("First.|Between.|One two")
