@@ -1,4 +1,4 @@
-"""Users for operators."""
+"""Users and API keys for operators."""
 
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
@@ -7,8 +7,8 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from accounts import store, tokens
-from accounts.models import User
+from accounts import lists, store, tokens
+from accounts.models import ApiKey, User
 from accounts.passwords import AdminLoginForm
 
 admin.site.login_form = AdminLoginForm
@@ -26,3 +26,25 @@ class HeadraceUserAdmin(UserAdmin):
         tokens.forget(ended)
         count = len(ended)
         self.message_user(request, ngettext("%d log-in was ended.", "%d log-ins were ended.", count) % count)
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(lists.ReadOnlyAdmin):
+    """Looked at, and chosen for a budget; its owner makes it and takes it back."""
+
+    keyset = "created"
+    list_display = ("__str__", "user", "scope_names", "created", "is_good")
+    list_select_related = ("user", "login")
+    search_fields = ("name", "hint", "user__username")
+    sortable_by = ("created",)
+    ordering = ("-created", "-id")
+    fields = ("name", "hint", "user", "scope_names", "created", "is_good")
+    readonly_fields = ("scope_names", "is_good")
+
+    @admin.display(description=_("scopes"))
+    def scope_names(self, row: ApiKey) -> str:
+        return ", ".join(row.scopes)
+
+    @admin.display(description=_("good"), boolean=True)
+    def is_good(self, row: ApiKey) -> bool:
+        return row.login.ended_at is None

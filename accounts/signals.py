@@ -1,15 +1,19 @@
-"""When log-ins begin and end by what Django does: sign-in and sign-out of pages, new passwords, deactivation."""
+"""When log-ins begin and end by what Django does: sign-in and sign-out of pages, new passwords, deactivation.
+
+And when budgets change: this process looks at once whether there are any.
+"""
 
 import hashlib
 from typing import Any
 
 from django.contrib.auth.signals import user_logged_in, user_logged_out
-from django.db.models.signals import post_save, pre_save
+from django.db import transaction
+from django.db.models.signals import post_delete, post_save, pre_save
 from django.dispatch import receiver
 from django.http import HttpRequest
 
-from accounts import store, tokens
-from accounts.models import User
+from accounts import spend, store, tokens
+from accounts.models import Budget, User
 
 
 @receiver(user_logged_in)
@@ -45,3 +49,9 @@ def notice_change(instance: User, update_fields: frozenset[str] | None, **kwargs
 def end_logins_on_change(instance: User, **kwargs: Any) -> None:
     if instance._ends_logins:
         tokens.forget(store.end_logins(user_id=instance.pk))
+
+
+@receiver((post_save, post_delete), sender=Budget)
+def budgets_changed(**kwargs: Any) -> None:
+    spend.look_again()
+    transaction.on_commit(spend.look_again)  # who looked meanwhile saw what was before

@@ -44,6 +44,7 @@ class Identity(msgspec.Struct, frozen=True):
     source: str
     locale: str
     scopes: frozenset[str] | None = None  # of an API key; null: everything
+    key: str | None = None  # the API key's id, where he came with one
 
     def may(self, *scopes: str) -> bool:
         """Whether an API key has one of these scopes; who has logged in himself has all."""
@@ -66,6 +67,7 @@ class Known(NamedTuple):
     user: User
     group_ids: frozenset[int]
     scopes: frozenset[str] | None = None
+    key: str | None = None
 
 
 # ------------------------------------------------------------------------------------- where a token comes from
@@ -132,6 +134,7 @@ def identity_of(
         source=source,
         locale=known.user.locale,
         scopes=known.scopes,
+        key=known.key,
     )
 
 
@@ -171,7 +174,7 @@ def _look_up(login: str) -> Known | None:
         return None
     key = getattr(found, "api_key", None)
     groups = frozenset(found.user.groups.values_list("id", flat=True))
-    return Known(found.user, groups, None if key is None else frozenset(key.scopes))
+    return Known(found.user, groups) if key is None else Known(found.user, groups, frozenset(key.scopes), str(key.id))
 
 
 def _known_as(login: str, user_id: str) -> Known:

@@ -144,6 +144,7 @@ class Turn(Owing):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     chat = models.ForeignKey(Chat, models.CASCADE, related_name="turns", verbose_name=_("chat"), db_index=False)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+", db_index=False)  # the chat's
+    key = models.UUIDField(null=True, blank=True)  # the API key that said it: its budget counts this turn
     number = models.PositiveIntegerField(_("number"))
     input = models.UUIDField()  # the user's message
     answer = models.UUIDField(default=uuid.uuid4)  # the message to be

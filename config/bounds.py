@@ -153,6 +153,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     provider_first_token_s: float = 30
     provider_between_tokens_s: float = 20
     usage_tokens: int = 1_000_000_000  # of one call, whatever the vendor says
+    budgets_fresh_s: float = 5  # the first budget of all counts so much later at most
     provider_fresh_s: float = 5  # a row that was changed is used so much later at most
     # flows
     build_lease_s: int = 60

@@ -3,6 +3,7 @@
 from typing import Any
 
 from accounts import api as accounts
+from accounts import spend_api as spend
 from chat import api as chats
 from chat import sessions_api as sessions
 from flows import api as flows
@@ -100,12 +101,25 @@ SESSION = {
     "close_code": None,
     "close_reason": "",
 }
+BUDGET = {
+    "of": "user",
+    "id": "7",
+    "name": "anna",
+    "period": "day",
+    "limit_tokens": 50000,
+    "limit_cost_micros": None,
+    "spent_tokens": 12300,
+    "spent_cost_micros": 4920,
+    "ends": "2026-11-22T00:00:00.000Z",
+}
 FLOW_FILE = {"headrace": 1, "name": "Guide", "description": "", "double_text": "queue", "graph": GRAPH}
 
 SHAPES: dict[str, Any] = {
     "Tokens": {"access": "eyJ…", "refresh": "eyJ…"},
     "Ticket": {"ticket": "Wq1…", "expires_in": 60},
     "Me": {"id": "7", "username": "anna", "name": "Anna", "locale": "", "theme": "dark", "staff": False},
+    "Budget": BUDGET,
+    "OwnUsage": {"budgets": [BUDGET]},
     "Key": {"id": ID, "name": "script", "scopes": ["chat"], "hint": "x7Qa", "created": TIME},
     "NewKey": {"id": ID, "name": "script", "scopes": ["chat"], "hint": "x7Qa", "created": TIME, "key": "hr_…x7Qa"},
     "Flow": FLOW,
@@ -216,6 +230,7 @@ BODIES: dict[type, Any] = {
     accounts.Revoke: {"all": True},
     accounts.Me: {"theme": "dark"},
     accounts.NewKey: {"name": "script", "scopes": ["chat"]},
+    spend.BudgetBody: {"of": "user", "id": "7", "period": "day", "limit_tokens": 50000},
     flows.NewFlow: {"name": "Guide", "draft": GRAPH},
     flows.FlowPatch: {"draft": GRAPH},
     flows.FlowExport: FLOW_FILE,

@@ -18,6 +18,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts import api as accounts
+from accounts import spend_api as spend
 from accounts.rest.bodies import Body
 from accounts.rest.pages import PAGE_DEFAULT, PAGE_MOST
 from chat import api as chats
@@ -33,7 +34,7 @@ WITH_PAGES = ("bad_cursor", "bad_limit")
 GRAPH = ("graph_invalid",)
 SAY = (
     "empty_text", "bad_text", "text_too_long", "message_not_found", "file_not_found", "flow_not_found", "flow_offline",
-    "turn_running", "queue_full", "busy", "invalid_answer", "id_conflict", "going_away", "not_built",
+    "turn_running", "queue_full", "busy", "quota_exceeded", "invalid_answer", "id_conflict", "going_away", "not_built",
 )  # fmt: skip
 NO_FIELDS = {"type": "object", "additionalProperties": False}
 UUID = {"type": "string", "format": "uuid"}
@@ -86,6 +87,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("auth/ticket/", "POST"): Operation("A ticket for a socket's or reader's address", "Ticket", 201),
     ("me/", "GET"): Operation("Oneself", "Me"),
     ("me/", "PATCH"): Operation("One's settings", "Me", body=accounts.Me),
+    ("me/usage/", "GET"): Operation("What one has used of one's budgets", "OwnUsage"),
+    ("budgets/", "GET"): page("Budgets, and what was used of them (staff)", "Budget"),
+    ("budgets/", "PUT"): Operation(
+        "Set the limits of a budget, or take it away (staff)", "Budget", body=spend.BudgetBody
+    ),
     ("keys/", "GET"): page("One's API keys", "Key"),
     ("keys/", "POST"): Operation("A new API key, shown once", "NewKey", 201, accounts.NewKey),
     ("keys/{ref}/", "DELETE"): Operation("Take a key back", status=204),
@@ -199,7 +205,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "Answered",
         200,
         chats.AnswerBody,
-        ("question_closed", "question_expired", "invalid_answer", "id_conflict"),
+        ("question_closed", "question_expired", "invalid_answer", "quota_exceeded", "id_conflict"),
         headers=IDEMPOTENT,
     ),
     ("messages/{ref}/feedback/", "PUT"): Operation("What one thinks of an answer", "Feedback", body=chats.Feedback),

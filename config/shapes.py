@@ -63,6 +63,27 @@ class Me(msgspec.Struct):
     staff: bool
 
 
+class Budget(msgspec.Struct):
+    """`of` and `id`: whose it is; a flow's name is read from the flow. What was spent: since this period began.
+
+    `limit_…`: null is none. `ends`: when the next period begins.
+    """
+
+    of: Literal["user", "group", "key", "flow"]
+    id: str
+    name: str
+    period: Literal["day", "month"]
+    limit_tokens: int | None
+    limit_cost_micros: int | None
+    spent_tokens: int
+    spent_cost_micros: int
+    ends: str
+
+
+class OwnUsage(msgspec.Struct):
+    budgets: list[Budget]
+
+
 class Key(msgspec.Struct):
     id: str
     name: str
@@ -306,9 +327,9 @@ class Worker(msgspec.Struct):
 SHAPES: dict[str, type] = {
     shape.__name__: shape
     for shape in (
-        Error, Tokens, Ticket, Me, Key, NewKey, Flow, ImportedFlow, FlowFile, Faults, BuildBegun, Build, Version,
-        VersionGraph, NodeKind, Provider, Chat, ChatFile, Message, Said, Answered, Stopped, Turn, Feedback, Session,
-        Totals, Worker, Diff,
+        Error, Tokens, Ticket, Me, Budget, OwnUsage, Key, NewKey, Flow, ImportedFlow, FlowFile, Faults, BuildBegun,
+        Build, Version, VersionGraph, NodeKind, Provider, Chat, ChatFile, Message, Said, Answered, Stopped, Turn,
+        Feedback, Session, Totals, Worker, Diff,
     )
 } | {"File": File}  # fmt: skip
 

@@ -7,6 +7,7 @@ from django.views.decorators.cache import cache_control
 from django.views.i18n import JavaScriptCatalog
 
 from accounts import api as accounts_api
+from accounts import spend_api
 from accounts.passwords import LoginForm
 from chat import api as chat_api
 from chat import sessions_api, views
@@ -22,6 +23,8 @@ api = [
     path("keys/", accounts_api.KeysView.as_view()),
     path("keys/<str:ref>/", accounts_api.KeyView.as_view()),
     path("me/", accounts_api.MeView.as_view()),
+    path("me/usage/", spend_api.UsageView.as_view()),
+    path("budgets/", spend_api.BudgetsView.as_view()),
     path("flows/", flows_api.FlowsView.as_view()),
     path("flows/import/", flows_api.ImportView.as_view()),
     path("flows/<str:ref>/", flows_api.FlowView.as_view()),

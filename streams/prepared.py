@@ -7,6 +7,7 @@ Uses Django's compiler by its inner names: held by tests against the pinned vers
 
 import uuid
 from collections.abc import Callable
+from datetime import date
 from typing import Any, Generic, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -78,6 +79,7 @@ _MARKS: dict[type, Callable[[int], Any]] = {
     uuid.UUID: lambda i: uuid.UUID(int=2**100 + i),
     int: lambda i: 2_000_000_011 + i,
     str: lambda i: f"argument {i}",
+    date: lambda i: date.fromordinal(1 + i),
 }
 
 
@@ -127,7 +129,9 @@ def _update_sql(instance: Model, fields: Any, connection: BaseDatabaseWrapper) -
 
 
 def _native(value: Any, connection: BaseDatabaseWrapper) -> Any:
-    """A UUID as this database takes it."""
+    """A UUID or a date as this database takes it."""
     if isinstance(value, uuid.UUID) and not connection.features.has_native_uuid_field:
         return value.hex
+    if isinstance(value, date):
+        return connection.ops.adapt_datefield_value(value)
     return value

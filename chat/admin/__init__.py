@@ -1,6 +1,7 @@
 """What operators see of chats, turns, questions, sockets and workers, and the two things they may do: stop and close.
 
-Everything is looked at, nothing of it written here: what is done goes through ChatManager and into the admin's log.
+It is looked at, not written here: what is done goes through ChatManager and into the admin's log. Budgets apart,
+which are set here because this floor knows the names of all whose they are.
 """
 
-from chat.admin import chats, flows, sessions, turns, workers  # noqa: F401  registers their pages
+from chat.admin import budgets, chats, flows, sessions, turns, workers  # noqa: F401  registers their pages

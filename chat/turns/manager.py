@@ -322,6 +322,7 @@ class ChatManager:
             user=admitted.identity.user_id,
             user_name=admitted.identity.name,
             flow=admitted.flow.id,
+            key=admitted.identity.key,
             kind=admitted.chat_kind,
             graph=admitted.graph,
             version=admitted.version_id,

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from accounts.spend import Spender
 from chat import protocol
 
 
@@ -19,6 +20,7 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True):
     user: int
     user_name: str
     flow: str
+    key: str | None = None  # the API key he came with
     kind: str = "chat"
     graph: dict[str, Any] | None = None  # of a fresh debug chat
     version: str | None = None  # the one that this connection's turns run, else the published one
@@ -60,6 +62,7 @@ class RunOrder(msgspec.Struct, frozen=True, kw_only=True):
     graph: dict[str, Any] | None
     checksum: str
     chat_kind: str
+    spender: Spender
     parts: list[dict[str, Any]]
     kept: dict[str, Kept]
     answers: dict[str, dict[str, Any]]

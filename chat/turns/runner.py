@@ -15,6 +15,7 @@ import structlog
 from django.conf import settings
 from django.utils import translation
 
+from accounts import spend
 from chat import protocol, shapes
 from chat.files import store as files
 from chat.snapshot import delivered
@@ -321,7 +322,14 @@ class Run:
         parts, next_worker = self._parts.whole(), self._next_worker()
         try:
             _, outcome, _ = await database.write(
-                lambda: store.finish(self.order, TurnState.ERROR.value, parts, error=error, next_worker=next_worker),
+                lambda: store.finish(
+                    self.order,
+                    TurnState.ERROR.value,
+                    parts,
+                    usage=self._usage_row(),
+                    error=error,
+                    next_worker=next_worker,
+                ),
                 until_done=True,
                 on_return=self._sends(),
             )
@@ -459,6 +467,7 @@ class Run:
         return result
 
     async def _stream_llm(self, call: LLMCall) -> LLMResult:
+        await self._check_budgets()
         llm, model = await providers.open_llm(call.provider, call.model)
         shown = Shown(self._parts, call.show)
         if await providers.continues(call.provider):
@@ -471,7 +480,7 @@ class Run:
             schema=call.schema,
             begun=shown.begun,
         )
-        usage = ProviderUsage()
+        said, streamed = None, 0
         try:
             async with aclosing(llm.stream(request)) as chunks:
                 async for chunk in chunks:
@@ -479,18 +488,33 @@ class Run:
                         shown.reasoning(chunk.reasoning, chunk.tokens)
                     if chunk.text:
                         shown.text(chunk.text, chunk.tokens)
-                    if chunk.usage:
-                        usage = chunk.usage
+                    said, streamed = chunk.usage or said, streamed + chunk.tokens
                     await self._outbox.room()
         except ProviderError as error:
             self._log_line.info("provider_failed", provider=call.provider, kind=error.kind, text=error.text)
             raise providers.wire_error(error) from error
         finally:
             shown.close()
-        usage = usages.sane(usage, self._bounds.usage_tokens)
-        cost = await providers.cost_micros(call.provider, usage)
-        self._usage = usages.added(self._usage, usage, model, cost)
+            usage = await self._used(call.provider, model, said or ProviderUsage(output_tokens=streamed))
         return LLMResult(text=shown.whole_text, reasoning=shown.whole_reasoning, usage=usage, model=model)
+
+    async def _used(self, provider: str, model: str, usage: ProviderUsage) -> ProviderUsage:
+        """What a call used, also one that was stopped or cut: where its provider did not say, what it streamed."""
+        usage = usages.sane(usage, self._bounds.usage_tokens)
+        if usage != ProviderUsage():
+            cost = await providers.cost_micros(provider, usage)
+            self._usage = usages.added(self._usage, usage, model, cost)
+        return usage
+
+    async def _check_budgets(self) -> None:
+        """Raises WireError quota_exceeded. What this run has used was counted with the steps before."""
+        if spend.seems_unlimited():
+            return
+        try:
+            await database.read(spend.check, self.order.spender)
+        except WireError as error:
+            if error.code != "unavailable":  # the database is away: streams go on
+                raise
 
     async def _with_pictures(self, call: LLMCall) -> tuple[LLMMessage, ...]:
         """Pictures are read for a provider that takes them; another is told that there was one."""

@@ -13,7 +13,7 @@ import msgspec
 from django.conf import settings
 from django.db import IntegrityError, OperationalError, connection, transaction
 
-from accounts import rights, tokens
+from accounts import rights, spend, tokens
 from accounts.models import User
 from chat import protocol, shapes
 from chat.models import Chat, Command, File, Message, Question, Step, Turn
@@ -74,7 +74,7 @@ def begin_turn(begin: Begin) -> Outcome:
     A repeat is found before anything is judged, by the body as it came: whatever was published, hidden or switched
     off since, it answers the same. What is refused keeps nothing, so that the same id may be tried again.
     Raises WireError chat_not_found, message_not_found, flow_not_found, forbidden, flow_offline, validation_error,
-    turn_running, queue_full, busy, id_conflict.
+    turn_running, queue_full, busy, quota_exceeded, id_conflict.
     """
     body_hash = hash_of([begin.act, begin.text, begin.params, begin.files, begin.parent, begin.message])
     chat, is_new = _chat_for(begin)
@@ -94,6 +94,7 @@ def begin_turn(begin: Begin) -> Outcome:
         _admit_behind(policy, active, queued)
     if active is None or active.state == TurnState.WAITING:  # this turn begins to run, or the first in the queue does
         _check_room(begin.user, begin.has_room)
+    spend.check(spend.Spender(begin.user, _uuid(begin.key), chat.flow_id), at)
 
     outcome = Outcome()
     message = _input_of(begin, chat, active, queued, at, policy)
@@ -183,6 +184,7 @@ def _new_turn(
     turn = Turn(
         chat=chat,
         user_id=chat.user_id,
+        key=_uuid(begin.key),
         number=chat.last_number + 1,
         input=message.id,
         version=version,
@@ -371,7 +373,7 @@ def ask(
     chat, turn = _own(order)
     at = database_now()
     _save_steps(turn, steps)
-    turn.usage = usage
+    _use(turn, chat, usage, at)
     turn.nodes = turn.nodes if nodes is None else nodes
     outcome = Outcome()
     if turn.stop_at or chat.deleted:
@@ -413,10 +415,10 @@ def answer(
     worker: str | None,
     has_room: bool = True,
 ) -> Outcome:
-    """The first answer wins and the turn runs on. Over the bound of running turns nothing is stored: `busy`.
+    """The first answer wins and the turn runs on. Over a bound or a budget nothing is stored.
 
     Raises WireError chat_not_found, question_not_found, question_closed, question_expired, invalid_answer, busy,
-    id_conflict.
+    quota_exceeded, id_conflict.
     """
     chat = _lock(chat_id)
     if chat is None or chat.deleted or chat.user_id != user:
@@ -437,6 +439,7 @@ def answer(
         raise WireError("question_expired")
     value, label = questions.checked(question.options, question.schema, action, value)
     _check_room(user, has_room)
+    spend.check(_spender(question.turn, chat), at)
     outcome = _answered(chat, question, action, value, label, user, worker, at)
     outcome.reply = {"question": str(question.id), "turn": str(question.turn_id)}
     _keep_command(chat.id, command, body_hash, outcome.reply, at)
@@ -455,6 +458,7 @@ def _answer_by_say(begin: Begin, chat: Chat, turn: Turn, at: datetime, body_hash
         return None
     question.turn = turn
     _check_room(begin.user, begin.has_room)
+    spend.check(_spender(turn, chat), at)
     outcome = _answered(chat, question, "accept", match[0], match[1], begin.user, begin.worker, at)
     outcome.reply = {"question": str(question.id), "turn": str(turn.id)}
     _keep_command(chat.id, begin.command, body_hash, outcome.reply, at)
@@ -528,19 +532,22 @@ def expire(chat_id: str, question_id: str, worker: str | None) -> Outcome:
 
 def keep_steps(order: RunOrder, steps: list[PendingStep], usage: dict | None) -> None:
     """Raises Fenced."""
-    _, turn = _own(order)
+    chat, turn = _own(order)
     _save_steps(turn, steps)
-    Turn.objects.filter(id=turn.id, attempt=order.attempt).update(usage=usage)
+    _use(turn, chat, usage, database_now())
+    update(turn, "usage")
 
 
 def release(
     order: RunOrder, parts: list[dict], steps: list[PendingStep], usage: dict | None, nodes: list[dict] | None = None
 ) -> None:
     """The run gives its turn back, whole parts kept; a sweep takes it. Raises Fenced."""
-    _, turn = _own(order)
+    chat, turn = _own(order)
+    at = database_now()
     _save_steps(turn, steps)
-    turn.ran_ms += _ms(database_now() - turn.running_at)
-    turn.worker, turn.parts, turn.usage = None, parts, usage
+    _use(turn, chat, usage, at)
+    turn.ran_ms += _ms(at - turn.running_at)
+    turn.worker, turn.parts = None, parts
     turn.nodes = turn.nodes if nodes is None else nodes
     _save_turn(turn)
 
@@ -568,20 +575,44 @@ def finish(
     if turn.attempt != order.attempt or turn.state not in (TurnState.RUNNING, state):
         raise Fenced
     if turn.state == TurnState.RUNNING:
-        turn.data, turn.usage, turn.error = data, usage, error
+        at = database_now()
+        _use(turn, chat, usage, at)
+        turn.data, turn.error = data, error
         turn.nodes = turn.nodes if nodes is None else nodes
         turn.first_token_ms = first_token_ms
         if new_vars is not None and state == TurnState.DONE:
             chat.vars = new_vars
         # The run tells its own end, so the row owes it to this worker until that append is confirmed.
         owner = str(turn.worker) if turn.worker else None
-        message = _end(turn, chat, state, database_now(), outcome, owes=owner, runs=next_worker, parts=parts)
+        message = _end(turn, chat, state, at, outcome, owes=owner, runs=next_worker, parts=parts)
         _save(chat)
         _list(chat, TurnState.RUNNING if outcome.has_next else None, outcome)
     else:
         message = Message.objects.get(id=turn.answer)
     outcome.owed = [owed for owed in outcome.owed if owed != order.turn]
     return shapes.turn_end(turn, message), outcome, turn.rev
+
+
+def _use(turn: Turn, chat: Chat, usage: dict | None, at: datetime) -> None:
+    """What a turn's row says that it used has been counted, always: what is written more is counted with it."""
+    if usage is None:  # a run that only ends it knows of none
+        return
+    before = turn.usage or {}
+    tokens, cost = (_of(usage) - _of(before) for _of in (_tokens, _cost))
+    turn.usage = usage
+    spend.count(_spender(turn, chat), tokens, cost, at)
+
+
+def _tokens(usage: dict) -> int:
+    return usage.get("input_tokens", 0) + usage.get("output_tokens", 0)
+
+
+def _cost(usage: dict) -> int:
+    return usage.get("cost_micros", 0)
+
+
+def _spender(turn: Turn, chat: Chat) -> spend.Spender:
+    return spend.Spender(turn.user_id, turn.key, chat.flow_id)
 
 
 def _end(
@@ -869,6 +900,7 @@ def _order(turn: Turn, chat: Chat, message: Message, *, is_titled: bool = False)
         graph=chat.graph if version is None else None,
         checksum="" if version is None else version.checksum,
         chat_kind=chat.kind,
+        spender=_spender(turn, chat),
         parts=shapes.standing_parts(turn.parts, steps),
         kept={step.key: Kept(step.kind, step.arguments_hash, step.value) for step in steps},
         answers={row.key: {"action": row.action, "value": row.value, "label": row.label} for row in asked},

@@ -3,6 +3,7 @@
 import { plain, sentences } from "./blocks.js";
 import { el } from "./dom.js";
 import { gettext, interpolate } from "./i18n.js";
+import { localTimes } from "./times.js";
 
 const KEPT = 6;
 
@@ -29,7 +30,7 @@ export class Announcer {
     if (state === "starting" || state === "running") this.say(gettext("The answer is being written."));
     else if (state === "waiting") this.say(interpolate(gettext("A question for you: %(text)s"), { text: item?.question?.text ?? "" }));
     else if (item?.status === "stopped") this.say(gettext("Stopped."));
-    else if (item?.status === "error") this.say(interpolate(gettext("Error: %(text)s"), { text: item.error?.text ?? "" }));
+    else if (item?.status === "error") this.say(interpolate(gettext("Error: %(text)s"), { text: localTimes(item.error?.text ?? "") }));
     else this.say(gettext("The answer is complete."));
   }
 

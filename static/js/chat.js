@@ -1,6 +1,7 @@
 /** The chat page: joins the wire, the view and what paints it. */
 
 import { Announcer } from "./announce.js";
+import { Budgets } from "./budgets.js";
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
 import { notice } from "./dialog.js";
@@ -30,6 +31,7 @@ const outboxKey = `headrace.outbox.${chat}`;
 const view = new View();
 const list = new ChatList($("chats"), $("search"), rest, { current: chat, userId: config.user.id, onBack });
 const follow = new Follow($("scroller"), $("content"), $("to-end"));
+const budgets = new Budgets($("budgets"), rest);
 const announcer = new Announcer($("status"), $("read-out"));
 const causes = new Map(); // answer id -> error, read by REST for answers that failed before this page was open
 const asked = new Set(); // answers whose steps were asked for
@@ -124,7 +126,10 @@ const AFTER = {
   restored: () => connection.degraded(false),
   auth_expiring: (frame) => connection.signInEnds(frame.in),
   chats: (frame) => list.told(frame.chat),
-  turn_end: () => list.refresh(),
+  turn_end() {
+    list.refresh();
+    budgets.spent();
+  },
 };
 
 // ------------------------------------------------------------------ commands

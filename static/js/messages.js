@@ -7,6 +7,7 @@ import { gettext, interpolate, ngettext } from "./i18n.js";
 import { Growing } from "./markdown.js";
 import { QuestionCard } from "./questions.js";
 import { Steps } from "./steps.js";
+import { localTimes } from "./times.js";
 import { textOf } from "./view.js";
 
 export class Messages {
@@ -398,9 +399,9 @@ function problem(error, trace, buttons, keepsText = false) {
     el(
       "div",
       { class: "problem-body" },
-      el("p", { class: "problem-text" }, error?.text || gettext("Something went wrong.")),
+      el("p", { class: "problem-text" }, localTimes(error?.text || gettext("Something went wrong."))),
       keepsText ? el("p", { class: "hint" }, gettext("What was written so far is kept.")) : null,
-      error?.retry_after ? el("p", { class: "hint" }, again(error.retry_after)) : null,
+      error?.retry_after && error.code !== "quota_exceeded" ? el("p", { class: "hint" }, again(error.retry_after)) : null,
       el("div", { class: "problem-end" }, ...buttons, trace ? traceOf(trace, error?.code) : null),
     ),
   );

@@ -2,6 +2,7 @@
 
 import { el, icon, setText } from "./dom.js";
 import { gettext, interpolate } from "./i18n.js";
+import { localTimes, timeOf } from "./times.js";
 
 const RADIOS = 4; // so many choices are shown at once, more go into a list
 
@@ -126,7 +127,7 @@ export class QuestionCard {
     }
     if (answering?.error && answering.error !== this.told) {
       this.told = answering.error;
-      this.markField(answering.error.field ?? null, answering.error.text);
+      this.markField(answering.error.field ?? null, localTimes(answering.error.text));
     }
   }
 
@@ -299,6 +300,5 @@ function deadline(expires) {
   if (!expires) return null;
   const at = new Date(expires);
   if (Number.isNaN(at.valueOf())) return null;
-  const text = at.toLocaleString(document.documentElement.lang || undefined, { dateStyle: "medium", timeStyle: "short" });
-  return el("p", { class: "hint deadline" }, interpolate(gettext("Open until %(time)s"), { time: text }));
+  return el("p", { class: "hint deadline" }, interpolate(gettext("Open until %(time)s"), { time: timeOf(at) }));
 }

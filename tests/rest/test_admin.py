@@ -11,7 +11,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from accounts.models import User
+from accounts import store as accounts
+from accounts.models import Budget, User
 from chat.models import Chat, Message, Question, Turn
 from flows import store
 from flows.admin import FlowForm
@@ -22,8 +23,16 @@ from streams.models import StreamSession, Worker
 from tests.rest.test_flows import BROKEN, GRAPH
 
 MakeFlow = Callable[..., Flow]
-READ_ONLY = ["flows/flowversion", "chat/chat", "chat/turn", "chat/question", "streams/streamsession", "streams/worker"]
-ALL = [*READ_ONLY, "flows/flow", "flows/provider", "accounts/user"]
+READ_ONLY = [
+    "flows/flowversion",
+    "chat/chat",
+    "chat/turn",
+    "chat/question",
+    "streams/streamsession",
+    "streams/worker",
+    "accounts/apikey",
+]
+ALL = [*READ_ONLY, "flows/flow", "flows/provider", "accounts/user", "accounts/budget"]
 
 
 def fill(user: User, name: str) -> None:
@@ -54,6 +63,8 @@ def fill(user: User, name: str) -> None:
         bytes_sent=5 * 1024 * 1024, chunks_sent=12345, state="streaming",
     )  # fmt: skip
     Provider.objects.create(slug=f"provider-{name}", kind="scripted")
+    accounts.create_key(user.pk, f"key {name}", ["chat"])
+    Budget.objects.create(flow=flow.pk, period="day", limit_tokens=5)
 
 
 @pytest.mark.parametrize("model", ALL)

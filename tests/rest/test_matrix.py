@@ -42,7 +42,10 @@ within their scopes. `tests/rest/test_matrix.py` holds this table.
 """
 # Who may, by the first part of the path; what is not here is one's own.
 OPEN = ("auth/token/", "auth/refresh/")
-EVERYBODY = ("auth/revoke/", "auth/ticket/", "me/", "keys/", "flows/", "flows/import/", "nodes/", "chats/", "files/")
+EVERYBODY = (
+    "auth/revoke/", "auth/ticket/", "me/", "me/usage/", "keys/", "flows/", "flows/import/", "nodes/", "chats/",
+    "files/",
+)  # fmt: skip
 
 
 def expected(path: str, verb: str) -> tuple[str, ...]:
@@ -50,7 +53,7 @@ def expected(path: str, verb: str) -> tuple[str, ...]:
         return ("yes",) * 5
     if path in EVERYBODY or (path, verb) == ("flows/{ref}/", "GET"):
         return ("yes", "yes", "yes", "yes", "401")
-    if path.startswith("providers/"):
+    if path.startswith(("providers/", "budgets/")):
         return ("403", "403", "403", "yes", "401")
     if path.startswith(("sessions/", "workers/")):
         return ("403", "403", "yes" if verb == "GET" else "403", "yes", "401")

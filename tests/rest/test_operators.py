@@ -30,7 +30,7 @@ from tests.waiting import until
 
 SESSIONS = "/admin/streams/streamsession/"
 LOOKED_AT = ["streams/streamsession", "streams/worker", "chat/chat", "chat/turn", "chat/question", "flows/flow",
-             "flows/flowversion"]  # fmt: skip
+             "flows/flowversion", "accounts/budget"]  # fmt: skip
 
 
 @pytest.fixture

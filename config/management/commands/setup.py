@@ -14,7 +14,7 @@ from config import startup, translations
 
 VIEWER = "viewer"
 # What a viewer may look at in the admin, and change nothing of.
-VIEWED = ("streamsession", "worker", "chat", "turn", "question", "flow", "flowversion")
+VIEWED = ("streamsession", "worker", "chat", "turn", "question", "flow", "flowversion", "budget")
 FIRST = {"admin": {"is_staff": True, "is_superuser": True}, "demo": {}}
 
 

@@ -2,6 +2,7 @@
 
 import { el, setText } from "../dom.js";
 import { interpolate } from "../i18n.js";
+import { timeOf } from "../times.js";
 import { ask, difference } from "./dialogs.js";
 import { W } from "./words.js";
 
@@ -44,7 +45,7 @@ export class Versions {
   }
 
   row({ number, note, author, created, published }) {
-    const time = new Date(created).toLocaleString(document.documentElement.lang || undefined, { dateStyle: "medium", timeStyle: "short" });
+    const time = timeOf(created);
     const badge = published ? el("span", { class: this.isOnline ? "badge online" : "badge" }, this.isOnline ? W.isPublished : W.lastPublished) : null;
     return el(
       "li",
