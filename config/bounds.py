@@ -89,6 +89,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dead_after_s: float = 10
     sweep_s: float = 3
     counters_every_s: float = 5
+    metrics_every_s: float = 5  # a worker leaves its figures for `/metrics` of the others
     session_samples: int = 120  # points of a session's plot
     drain_turns_s: float = 20
     drain_sockets_s: float = 3

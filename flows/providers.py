@@ -23,7 +23,7 @@ from flows.models import Provider
 from providers.base import LLM, ProviderError, SetupError, Usage
 from providers.openai_compatible import OpenAICompatible
 from providers.scripted import Scripted
-from streams import database
+from streams import database, metrics
 from streams.errors import WireError
 from streams.sentences import Sentence
 
@@ -42,6 +42,9 @@ CODES = {
     "cut": "provider_cut",
     "protocol": "provider_error",
 }
+
+for _kind in CODES:
+    metrics.provider_errors.labels(_kind)  # shown before the first
 
 
 class Setup(msgspec.Struct, frozen=True):

@@ -31,7 +31,7 @@ from chat.turns.runner import Run
 from chat.turns.sweep import Sweep
 from chat.turns.telling import Telling
 from flows import build, providers
-from streams import database, frames, redis
+from streams import database, exposition, frames, here, metrics, redis, traces
 from streams import store as worker_store
 from streams.clock import stamp
 from streams.errors import WireError
@@ -51,7 +51,7 @@ class ChatManager:
     """Everything of this process that lives between two messages. Nothing of it another worker could not rebuild."""
 
     def __init__(self) -> None:
-        self.worker = str(uuid.uuid4())
+        self.worker = here.worker = str(uuid.uuid4())
         self._loop = asyncio.get_running_loop()
         self.log = Log()
         self.hub = Hub(self.log)
@@ -76,6 +76,8 @@ class ChatManager:
     # ------------------------------------------------------------------------------------ life of a worker
 
     async def start(self) -> None:
+        metrics.about.info({"version": settings.HEADRACE_VERSION, "turns": "on" if self.runs_turns else "off"})
+        traces.start()
         await self.hub.start()
         self.hub.on_degraded = self._on_degraded
         with suppress(WireError):  # the beat tries again; sockets hear `unavailable` meanwhile
@@ -87,6 +89,7 @@ class ChatManager:
             ("counters", settings.HEADRACE.counters_every_s, self.sessions.write_counters),
             ("logins", settings.HEADRACE.auth_check_s, self._poll_logins),
             ("closes", settings.HEADRACE.auth_check_s, self._poll_closes),
+            ("metrics", settings.HEADRACE.metrics_every_s, self._leave_figures),
             ("purge", PURGE_EVERY_S, self.sweep.purge),
             ("tick", TICK_S, self._tick),
         ]
@@ -105,7 +108,8 @@ class ChatManager:
             task.cancel()
         await asyncio.gather(*self._run_tasks.values(), *self._tasks, return_exceptions=True)
         leave = database.write(worker_store.leave, self.worker)
-        for step in (self.sessions.write_counters(), self.telling.mark_told(), leave):
+        last = (self._leave_figures(), asyncio.to_thread(traces.stop))
+        for step in (self.sessions.write_counters(), self.telling.mark_told(), leave, *last):
             async with _within(SHUTDOWN_S):
                 await step
         await build.aclose()
@@ -134,7 +138,7 @@ class ChatManager:
             return
         async with _within(SHUTDOWN_S):
             await asyncio.gather(*(run.release() for run in list(self._runs.values())), return_exceptions=True)
-        self.control.send("released")
+            await self.control.tell_others("released")
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task:
         """A task that this manager owns: kept, awaited at the end, its failure logged."""
@@ -418,6 +422,10 @@ class ChatManager:
         for turn in outcome.stops:
             if not self._stop_here(turn):
                 self.control.send("stop", turn=turn)
+        for end, code in outcome.ended:
+            metrics.turns_ended.labels(end, code).inc()
+        if outcome.is_takeover:
+            metrics.takeovers.inc()
         rows = [("turn", turn) for turn in outcome.owed] + ([("chat", chat)] if outcome.owes_chat else [])
         telling = self.spawn(self.telling.tell_all(rows, chat)) if rows else None
         if outcome.run is not None:
@@ -497,10 +505,18 @@ class ChatManager:
 
     # ------------------------------------------------------------------------------------- once in a while
 
+    async def _leave_figures(self) -> None:
+        await asyncio.to_thread(exposition.leave)
+
     async def _tick(self) -> None:
         now, wall = time.monotonic(), time.time()
-        for client in list(self._clients.values()):
+        clients = list(self._clients.values())
+        for client in clients:
             client.tick(now, wall)
+        lags = [client.pump.lag for client in clients]
+        metrics.lagging_sockets.set(sum(map(bool, lags)))
+        metrics.lag_events.set(max(lags, default=0))
+        metrics.running_turns.set(len(self._runs))
 
     async def _poll_logins(self) -> None:
         """Log-ins and users that ended, sessions that operators ended: their sockets close."""
