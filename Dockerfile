@@ -2,9 +2,11 @@
 FROM python:3.11-slim-bookworm AS build
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY requirements.txt .
+# With OpenTelemetry: --build-arg PACKAGES="-r requirements.txt -r requirements-otel.txt"
+ARG PACKAGES="-r requirements.txt"
+COPY requirements.txt requirements-otel.txt ./
 RUN python -m venv /opt/headrace \
-    && /opt/headrace/bin/pip install -r requirements.txt \
+    && /opt/headrace/bin/pip install $PACKAGES \
     && /opt/headrace/bin/pip uninstall -y pip setuptools
 COPY . /app
 WORKDIR /app

@@ -15,7 +15,7 @@ SHELL := /bin/sh
 
 # Stamps: a target is made again when what it was made from has changed.
 RUN_STAMP := $(VENV)/.run-$(shell cksum < requirements.txt | cut -d' ' -f1)
-DEV_STAMP := $(VENV)/.dev-$(shell cat requirements.txt requirements-dev.txt | cksum | cut -d' ' -f1)
+DEV_STAMP := $(VENV)/.dev-$(shell cat requirements*.txt | cksum | cut -d' ' -f1)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -40,7 +40,7 @@ $(RUN_STAMP): requirements.txt | $(PY)
 	@$(PY) -m pip install -q -r requirements.txt
 	@rm -f $(VENV)/.run-* && touch $@
 
-$(DEV_STAMP): requirements.txt requirements-dev.txt | $(PY)
+$(DEV_STAMP): requirements.txt requirements-otel.txt requirements-dev.txt | $(PY)
 	@echo "== packages to test (requirements-dev.txt)"
 	@$(PY) -m pip install -q -r requirements-dev.txt
 	@rm -f $(VENV)/.dev-* $(VENV)/.run-* && touch $@ $(RUN_STAMP)

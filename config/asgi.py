@@ -24,6 +24,7 @@ from chat.doors.consumer import ChatConsumer  # noqa: E402
 from chat.turns import manager  # noqa: E402
 from config.bodies import bounded  # noqa: E402
 from config.origins import is_allowed  # noqa: E402
+from streams import metrics  # noqa: E402
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -58,6 +59,7 @@ async def _serve_socket(scope: Scope, receive: Receive, send: Send) -> None:
         await manager.start()
         await consumer(scope, receive, send)
         return
+    metrics.refusals.labels(f"http_{status}").inc()
     log.info("handshake refused", status=status, path=scope["path"][:200])
     await receive()  # websocket.connect
     if "websocket.http.response" in scope.get("extensions", {}):

@@ -114,6 +114,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sweep_rows: int = 200  # of each kind in one sweep, in no order: who is put off stands before nobody
     chats_ended_at_once: int = 50  # of a deleted flow, in one transaction
     counters_every_s: float = 5
+    metrics_every_s: float = 5  # a worker leaves its figures for `/metrics` of the others
     session_samples: int = 120  # points of a session's plot
     sessions_kept_s: float = 90 * 86400  # rows of sockets, since they ended
     drain_turns_s: float = 20

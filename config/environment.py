@@ -21,6 +21,7 @@ from streams import sentinel
 
 BOUND_PREFIX = "HEADRACE_"
 SECRET_KEY_CHARS = 32
+METRICS_TOKEN_CHARS = 16
 
 Names = tuple[str, ...]
 
@@ -96,6 +97,20 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`."),
     ] = "INFO"
+    metrics_token: Annotated[
+        str | None,
+        Meta(
+            description="What reads `/metrics` from other machines sends as `Authorization: Bearer …`, at least 16 "
+            "characters; without it only this machine reads it."
+        ),
+    ] = None
+    otel_exporter_otlp_endpoint: Annotated[
+        str | None,
+        Meta(
+            description="Where spans of turns go, by OTLP over HTTP: `http://collector:4318`. Needs "
+            "`requirements-otel.txt`; other `OTEL_*` variables are read from the environment."
+        ),
+    ] = None
     headrace_turns: Annotated[
         bool, Meta(description="Off: this process serves pages and sockets and runs no turns.")
     ] = True
@@ -301,6 +316,16 @@ def _check(environment: Environment) -> None:
     if environment.openai_base_url is not None and not _is_base_url(environment.openai_base_url):
         raise SettingsError(
             "OPENAI_BASE_URL is not the address of a server; it must look like https://api.openai.com/v1."
+        )
+    if environment.metrics_token is not None and len(environment.metrics_token) < METRICS_TOKEN_CHARS:
+        raise SettingsError(
+            f"METRICS_TOKEN is too short; it must be at least {METRICS_TOKEN_CHARS} characters, for example what "
+            "`openssl rand -hex 32` prints."
+        )
+    receiver = environment.otel_exporter_otlp_endpoint
+    if receiver is not None and not _is_base_url(receiver):
+        raise SettingsError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is not the address of a server; it must look like http://collector:4318."
         )
     if environment.redis_url is not None:
         _check_redis(environment.redis_url)

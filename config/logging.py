@@ -1,7 +1,7 @@
 """Log lines: structlog for ours, the same form for those of libraries. No token, ticket, key or query string is in any.
 
 `structlog.contextvars.bind_contextvars(trace_id=…, session=…, user=…, flow=…)` names what a task works for; every
-line that the task writes carries it.
+line that the task writes carries it, and every line of a worker its id.
 """
 
 import logging
@@ -10,6 +10,8 @@ import time
 from typing import Any
 
 import structlog
+
+from streams import here
 
 SECRET_KEYS = frozenset(
     {
@@ -51,6 +53,13 @@ def _scrubbed(value: Any) -> Any:
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return type(value)(map(_scrubbed, value))
     return value
+
+
+def name_worker(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Which worker wrote the line, once this process is one."""
+    if here.worker:
+        event.setdefault("worker", here.worker)
+    return event
 
 
 def hide(text: str) -> str:
@@ -109,6 +118,7 @@ def dict_config(form: str, level: str) -> dict[str, Any]:
     """Django's LOGGING, and structlog set to the same. `form`: json or console."""
     shared = [
         structlog.contextvars.merge_contextvars,
+        name_worker,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

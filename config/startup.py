@@ -7,13 +7,13 @@ from pathlib import Path
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.db import DatabaseError, NotSupportedError, connection
+from django.db import DatabaseError, NotSupportedError, connection, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
 from config.embedded import EmbeddedError
-from streams import database, redis
+from streams import database, redis, traces
 
 REDIS_VERSION = (6, 2)  # XTRIM MINID
 SPARE_CONNECTIONS = 8  # of the database: for its superusers, backups, this command
@@ -22,6 +22,28 @@ CLOCKS_APART_S = 5.0
 
 class Fault(Exception):
     """One sentence for the operator."""
+
+
+def check_before_work() -> None:
+    """What a worker needs of others. No connection is left open: workers have their own."""
+    try:
+        check_traces()
+        check_database()
+        check_migrations()
+        check_redis()
+    finally:
+        for held in connections.all(initialized_only=True):
+            held.close()
+            if held.vendor == "postgresql":
+                held.close_pool()
+
+
+def check_traces() -> None:
+    if traces.are_wanted() and not traces.can_be_sent():
+        raise Fault(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set and OpenTelemetry is not installed; run: "
+            "pip install -r requirements-otel.txt, or take the variable out."
+        )
 
 
 def check_data_dir() -> None:

@@ -12,7 +12,7 @@ from accounts.passwords import LoginForm
 from chat import api as chat_api
 from chat import sessions_api, views
 from chat.files import api as files_api
-from config import errors, openapi
+from config import errors, openapi, scrape
 from flows import api as flows_api
 
 api = [
@@ -78,6 +78,7 @@ urlpatterns = [
     path("jsi18n/", cache_control(max_age=3600)(JavaScriptCatalog.as_view()), name="jsi18n"),
     path("healthz", views.healthz),
     path("readyz", views.readyz),
+    path("metrics", scrape.metrics),
     path("api/", include(api)),
     path("admin/", admin.site.urls),
 ]

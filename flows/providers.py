@@ -25,7 +25,7 @@ from providers.address import check_url
 from providers.base import LLM, ProviderError, SetupError, Usage
 from providers.openai_compatible import OpenAICompatible
 from providers.scripted import Scripted
-from streams import database
+from streams import database, metrics
 from streams.errors import WireError
 from streams.sentences import Sentence, told
 
@@ -44,6 +44,9 @@ CODES = {
     "cut": "provider_cut",
     "protocol": "provider_error",
 }
+
+for _kind in CODES:
+    metrics.provider_errors.labels(_kind)  # shown before the first
 
 
 class Setup(msgspec.Struct, frozen=True):

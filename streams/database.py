@@ -28,12 +28,18 @@ from django.db import DEFAULT_DB_ALIAS, connection, connections, transaction
 from django.db.utils import InterfaceError, InternalError, OperationalError
 from django.utils import timezone
 
+from streams import metrics
 from streams.errors import WireError
 
 T = TypeVar("T")
 
 # By how many seconds a job stands behind commands that come now: nothing waits for ever, the beat for nothing.
 COMMAND, BACKGROUND, BEAT = 0.0, 2.0, -60.0
+_WAITS = {
+    COMMAND: metrics.database_wait.labels("command"),
+    BACKGROUND: metrics.database_wait.labels("background"),
+    BEAT: metrics.database_wait.labels("beat"),
+}
 # What SQLite says when another writer is at it, or the disk is away; other operational errors of it are faults.
 _SQLITE_PASSING = ("locked", "busy", "unable to open", "disk i/o")
 _IDLE_TOO_LONG = "25P03"  # idle_in_transaction_session_timeout: PostgreSQL has undone it and hung up
@@ -135,6 +141,7 @@ class _Job:
 
     __slots__ = (
         "args",
+        "came_at",
         "context",
         "fn",
         "future",
@@ -144,6 +151,7 @@ class _Job:
         "is_back",
         "loop",
         "on_return",
+        "wait",
     )
 
     def __init__(self, fn: Callable, args: tuple[Any, ...], is_atomic: bool, loop: asyncio.AbstractEventLoop) -> None:
@@ -157,6 +165,13 @@ class _Job:
         self.is_abandoned = False
         self.is_back = False
         self.on_return: Callable[[], None] | None = None
+
+    def queued(self, priority: float) -> None:
+        self.came_at, self.wait = time.monotonic(), _WAITS[priority]
+
+    def taken(self) -> None:
+        """From the queue, by a thread."""
+        self.wait.observe(time.monotonic() - self.came_at)
 
     def abandon(self, on_return: Callable[[], None] | None) -> None:
         """The caller has left. A job that has not begun is not begun."""
@@ -268,7 +283,11 @@ class _Threads:
             job.abandon(None)
             job.is_back = True
             raise WireError("unavailable")
-        self._jobs.put((time.monotonic() + priority, next(self._ages), job))
+        job.queued(priority)
+        self._jobs.put((job.came_at + priority, next(self._ages), job))
+
+    def waiting(self) -> int:
+        return self._jobs.qsize()
 
     def answered_within(self, seconds: float) -> bool:
         return time.monotonic() - self._answered_at < seconds
@@ -284,9 +303,10 @@ class _Threads:
             job, self._next = self._next, None
             if job is None:
                 job = self._jobs.get()[2]
-            if job is None:
-                connections.close_all()
-                return
+                if job is None:
+                    connections.close_all()
+                    return
+                job.taken()
             together = self._is_grouping and job.is_atomic
             if _run_together(job, self._another) if together else job.run():
                 self._answered_at = time.monotonic()
@@ -303,6 +323,7 @@ class _Threads:
         if job is None:
             self._jobs.put((due, age, job))
             return None
+        job.taken()
         if job.is_atomic:
             return job
         self._next = job
@@ -322,6 +343,13 @@ def _threads() -> _Threads:
                 count = 1 if is_sqlite else settings.HEADRACE.database_threads
                 _pool = _Threads(count, is_grouping=is_sqlite)
     return _pool
+
+
+def _waiting() -> int:
+    return 0 if _pool is None else _pool.waiting()
+
+
+metrics.database_waiting.set_function(_waiting)
 
 
 def _forget_threads() -> None:

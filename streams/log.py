@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from django.conf import settings
 
-from streams import redis
+from streams import metrics, redis
 
 _LUA = Path(__file__).parent / "lua"
 _SEQ_MAX = 10**13  # beyond it Lua's numbers would not print as integers
@@ -86,7 +86,7 @@ class Log:
         append, read = (head + (_LUA / name).read_text() for name in ("append.lua", "read.lua"))
         self._append_sha = redis.sha_of(append)
         self._read_sha = redis.sha_of(read)
-        self._appends = redis.Lane("append", [append], self._change)
+        self._appends = redis.Lane("append", [append], self._change, metrics.event_delay.of().observe)
         self._reads = redis.Lane("read", [read], self._change)
 
     @property
@@ -120,6 +120,7 @@ class Log:
             if kind == b"ok" or kind == b"kept":
                 appended = Appended(reply[1].decode(), reply[2], reply[3])
                 self.on_appended(batch, appended, kind == b"kept")
+                metrics.events.inc(len(batch.frames))
                 return appended
             if kind == b"epoch":
                 self.on_new_epoch(batch.chat)

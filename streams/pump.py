@@ -87,6 +87,12 @@ class Pump:
         """Of the event that is being sent."""
         return self._epoch
 
+    @property
+    def lag(self) -> int:
+        """How many events of the ring it has not sent."""
+        ring = self._ring
+        return max(0, ring.seq - self._seq) if ring is not None and ring.epoch == self._epoch else 0
+
     # ------------------------------------------------------------------------------ what others say
 
     def follow(self, ring: Ring, position: Position | None) -> None:

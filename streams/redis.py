@@ -24,7 +24,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 
-from streams import sentinel
+from streams import metrics, sentinel
 from streams.errors import WireError
 
 logger = structlog.get_logger(__name__)
@@ -257,14 +257,20 @@ _MORE = object()
 
 
 class _Call:
-    __slots__ = ("future", "give_up_at", "make", "then")
+    __slots__ = ("came_at", "future", "give_up_at", "make", "then")
 
     def __init__(
-        self, make: Callable[[], bytes], then: Callable[[Any], Any], future: asyncio.Future, give_up_at: float
+        self,
+        make: Callable[[], bytes],
+        then: Callable[[Any], Any],
+        future: asyncio.Future,
+        came_at: float,
+        give_up_at: float,
     ) -> None:
         self.make = make
         self.then = then
         self.future = future
+        self.came_at = came_at
         self.give_up_at = give_up_at
 
 
@@ -272,14 +278,25 @@ class Lane:
     """Commands of many callers over one link, all that wait in one write, one such flight at a time.
 
     No timer: what comes while a flight is out is the next one. A call that got no answer is sent again, in its old
-    place, until it is answered or its caller gives up, so it must be safe to repeat.
+    place, until it is answered or its caller gives up, so it must be safe to repeat. `on_landed` is told how long the
+    oldest call of a flight took, with all that was done with its answers.
     """
 
-    def __init__(self, name: str, scripts: Sequence[str], on_trouble: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        scripts: Sequence[str],
+        on_trouble: Callable[[bool], None],
+        on_landed: Callable[[float], None] = lambda took_s: None,
+    ) -> None:
         self.is_in_trouble = False
         self._name = name
         self._scripts = scripts
         self._on_trouble = on_trouble
+        self._on_landed = on_landed
+        self._round_trip = metrics.redis_round_trip.of(name)
+        self._calls = metrics.redis_flight_calls.of(name)
+        self._launched_at = self._oldest_at = 0.0  # of the flight that is out
         self._link: Link | None = None
         self._waiting: deque[_Call] = deque()
         self._flight: deque[_Call] = deque()
@@ -302,7 +319,8 @@ class Lane:
         if self._is_closed:
             future.set_exception(WireError("unavailable"))
             return future
-        self._waiting.append(_Call(make, then, future, loop.time() + give_up_s))
+        now = loop.time()
+        self._waiting.append(_Call(make, then, future, now, now + give_up_s))
         self._schedule()
         return future
 
@@ -342,7 +360,10 @@ class Lane:
             size += len(packed[-1])
             self._flight.append(call)
         if packed:
-            self._timer = asyncio.get_running_loop().call_later(bounds.redis_timeout_s, self._link.abort)
+            loop = asyncio.get_running_loop()
+            self._launched_at, self._oldest_at = loop.time(), self._flight[0].came_at
+            self._calls.observe(len(packed))
+            self._timer = loop.call_later(bounds.redis_timeout_s, self._link.abort)
             self._link.write(b"".join(packed))
 
     def _on_reply(self, reply: Any) -> None:
@@ -377,8 +398,15 @@ class Lane:
             self._reconnect()
             return
         self._recover()
+        self._count()
         if self._waiting:
             self._schedule()
+
+    def _count(self) -> None:
+        """Once a flight: the more there is to do, the less it costs a call."""
+        now = asyncio.get_running_loop().time()
+        self._round_trip.observe(now - self._launched_at)
+        self._on_landed(now - self._oldest_at)
 
     def _on_lost(self, link: Link) -> None:
         if link is not self._link:

@@ -11,12 +11,15 @@ from typing import Any
 
 from django.conf import settings
 
-from streams import database, store
+from streams import database, metrics, store
 from streams.errors import CATALOGUE, WireError
 from streams.samples import Point, Samples
 from streams.states import ENDS, Door, Kind, StreamState, can_move
 
 _ORDERLY = frozenset({"idle", "going_away", "chat_deleted"})  # ends by a catalogue code that are no errors
+_OPEN = {door: metrics.sockets.labels(door.value) for door in Door}
+for _reason in ("left", *(code for code, entry in CATALOGUE.items() if entry.close)):
+    metrics.socket_closes.labels(_reason)  # shown before the first
 
 
 class Session:
@@ -165,6 +168,7 @@ class Sessions:
                 self._end(session)
             raise
         self.live[session.id] = session
+        _OPEN[session.door].inc()
         return session
 
     async def close(self, session: Session, code: int | None, reason: str = "") -> None:
@@ -191,7 +195,10 @@ class Sessions:
             raise
 
     def _end(self, session: Session) -> None:
-        self.live.pop(session.id, None)
+        if self.live.pop(session.id, None) is not None:
+            _OPEN[session.door].dec()
+            reason = session.close_reason
+            metrics.socket_closes.labels(reason if reason in CATALOGUE else "left").inc()
         is_error = session.close_reason in CATALOGUE and session.close_reason not in _ORDERLY
         session.state = StreamState.ERROR if is_error else StreamState.DISCONNECTED
         self._ended[session.id] = session

@@ -13,6 +13,7 @@ from chat import protocol
 from chat.doors import admission
 from chat.doors.client import ChatClient, error_frame
 from chat.turns.manager import ChatManager, start
+from streams import metrics
 from streams.errors import WireError
 from streams.trace import new_trace
 
@@ -78,6 +79,7 @@ class ChatConsumer(AsyncConsumer):
         self._leave()
         locale = admission.locale_of(self.scope, self.setting)
         log.info("socket_refused", trace_id=trace, code=error.code)
+        metrics.refusals.labels(error.code).inc()
         frame = protocol.encode_frame(error_frame(error, trace, locale))
         try:
             await self.send({"type": "websocket.send", "text": frame.decode()})

@@ -24,7 +24,7 @@ from chat.doors.client import error_frame
 from chat.turns import reads
 from flows import build, graph
 from flows import store as flows
-from streams import database
+from streams import database, metrics
 from streams.errors import WireError
 from streams.hub import Ring
 from streams.log import Position
@@ -94,6 +94,7 @@ class _Begun:
 
 async def refuse(error: WireError, scope: Scope, identity: Identity | None, send: Send, trace: str) -> None:
     """REST's answer to an error, without Django."""
+    metrics.refusals.labels(error.code).inc()
     locale = admission.locale_of(scope, identity.locale if identity else "")
     with translation.override(locale):
         body = msgspec.json.encode(error_body(error, trace))

@@ -36,7 +36,11 @@ class Control:
         message = {"kind": kind, **target}
         self._heed(message)
         if self.others:
-            self._spawn(self._to_others({"type": "control", "by": self._worker, **message}))
+            self._spawn(self._to_others(message))
+
+    async def tell_others(self, kind: str, **target: Any) -> None:
+        """To all but this one, whether some are known or not. Returns once it was sent, or could not be."""
+        await self._to_others({"kind": kind, **target})
 
     async def listen(self) -> None:
         """The one task of this worker that listens to the layer. Ends by being cancelled."""
@@ -73,6 +77,7 @@ class Control:
     async def _to_others(self, message: dict[str, Any]) -> None:
         try:
             async with asyncio.timeout(settings.HEADRACE.redis_timeout_s):
-                await get_channel_layer().group_send(GROUP, message)
+                named = {"type": "control", "by": self._worker, **message}
+                await get_channel_layer().group_send(GROUP, named)
         except (OSError, TimeoutError, redis.Trouble) as error:
             log.warning("control_lost", kind=message["kind"], reason=type(error).__name__)

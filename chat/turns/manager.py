@@ -33,7 +33,7 @@ from chat.turns.runner import Run
 from chat.turns.sweep import Sweep
 from chat.turns.telling import Telling
 from flows import build, providers
-from streams import database, frames, redis
+from streams import database, exposition, frames, here, metrics, redis, traces
 from streams import store as worker_store
 from streams.clock import stamp
 from streams.errors import WireError
@@ -57,7 +57,7 @@ class ChatManager:
     """Everything of this process that lives between two messages. Nothing of it another worker could not rebuild."""
 
     def __init__(self) -> None:
-        self.worker = str(uuid.uuid4())
+        self.worker = here.worker = str(uuid.uuid4())
         self._loop = asyncio.get_running_loop()
         self.log = Log()
         self.hub = Hub(self.log)
@@ -82,6 +82,8 @@ class ChatManager:
     # ------------------------------------------------------------------------------------ life of a worker
 
     async def start(self) -> None:
+        metrics.about.info({"version": settings.HEADRACE_VERSION, "turns": "on" if self.runs_turns else "off"})
+        traces.start()
         await self.hub.start()
         self.hub.on_degraded = self._on_degraded
         with suppress(WireError):  # the beat tries again; sockets hear `unavailable` meanwhile
@@ -94,6 +96,7 @@ class ChatManager:
             ("counters", settings.HEADRACE.counters_every_s, self.sessions.write_counters),
             ("logins", settings.HEADRACE.auth_check_s, self._poll_logins),
             ("closes", settings.HEADRACE.auth_check_s, self._poll_closes),
+            ("metrics", settings.HEADRACE.metrics_every_s, self._leave_figures),
             ("purge", PURGE_EVERY_S, self.sweep.purge),
             ("tick", TICK_S, self._tick),
         ]
@@ -111,6 +114,8 @@ class ChatManager:
             self.sessions.write_counters,
             self.telling.mark_told,
             lambda: database.write(worker_store.leave, self.worker),
+            self._leave_figures,
+            lambda: asyncio.to_thread(traces.stop),
             build.aclose,
             providers.aclose,
             self.hub.aclose,
@@ -141,7 +146,8 @@ class ChatManager:
         releases = [asyncio.create_task(run.release()) for run in list(self._runs.values())]
         await asyncio.wait(releases, timeout=SHUTDOWN_S)
         await _end(releases)
-        self.control.send("released")
+        async with _within(SHUTDOWN_S):
+            await self.control.tell_others("released")
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task:
         """A task that this manager owns: kept, awaited at the end, its failure logged."""
@@ -427,6 +433,10 @@ class ChatManager:
         for turn in outcome.stops:
             if not self._stop_here(turn):
                 self.control.send("stop", turn=turn)
+        for end, code in outcome.ended:
+            metrics.turns_ended.labels(end, code).inc()
+        if outcome.is_takeover:
+            metrics.takeovers.inc()
         rows = [("turn", turn) for turn in outcome.owed] + ([("chat", chat)] if outcome.owes_chat else [])
         telling = self.spawn(self.telling.tell_all(rows, chat)) if rows else None
         if outcome.run is not None:
@@ -506,10 +516,18 @@ class ChatManager:
 
     # ------------------------------------------------------------------------------------- once in a while
 
+    async def _leave_figures(self) -> None:
+        await asyncio.to_thread(exposition.leave)
+
     async def _tick(self) -> None:
         now, wall = time.monotonic(), time.time()
-        for client in list(self._clients.values()):
+        clients = list(self._clients.values())
+        for client in clients:
             client.tick(now, wall)
+        lags = [client.pump.lag for client in clients]
+        metrics.lagging_sockets.set(sum(map(bool, lags)))
+        metrics.lag_events.set(max(lags, default=0))
+        metrics.running_turns.set(len(self._runs))
 
     async def _poll_logins(self) -> None:
         """Log-ins and users that ended, sessions that operators ended: their sockets close."""

@@ -85,6 +85,8 @@ class Outcome(msgspec.Struct, kw_only=True):
     stops: list[str] = []  # running turns that were told to stop
     is_released: bool = False  # a turn runs by now that no worker has taken
     has_next: bool = False  # the next queued turn became the running one
+    ended: list[tuple[str, str]] = []  # (state, code of its error) of each turn
+    is_takeover: bool = False  # the run was a dead worker's
     listed: tuple[int, dict[str, Any]] | None = None  # (user, the chat as his lists show it now)
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from chat import protocol
 from chat.turns.outbox import Outbox, part_events
+from streams import metrics
 from streams.errors import WireError
 
 
@@ -157,7 +158,9 @@ class Parts:
         self.count(len(text.encode()))
         if text:
             if self.first_token_ms is None:
-                self.first_token_ms = int((time.monotonic() - self._began) * 1000)
+                first_s = time.monotonic() - self._began
+                self.first_token_ms = int(first_s * 1000)
+                metrics.first_token.observe(first_s)
             opened.texts.append(text)
             self._outbox.delta(opened.part.id, text, tokens)
 

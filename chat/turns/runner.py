@@ -42,7 +42,7 @@ from flows.context import (
 )
 from providers.base import LLMMessage, LLMRequest, ProviderError
 from providers.base import Usage as ProviderUsage
-from streams import database
+from streams import database, metrics, traces
 from streams.errors import WireError
 from streams.log import Appended, Batch, Fenced, Log
 
@@ -102,6 +102,8 @@ class Run:
         self._output_bytes = 0  # of nodes, shown
         self._usage = None if order.usage is None else msgspec.convert(order.usage, protocol.Usage)
         self._node: tuple[str, int, str, str, float] | None = None
+        self._span = self._node_span = traces.NOTHING  # outside of nodes the second is the first
+        self._end_span: dict[str, str | None] = {"state": "left"}
         self._nodes = Nodes(order.nodes, self._bounds.turn_nodes, settings.HEADRACE.turn_nodes_bytes)
         # ctx
         inputs = order.inputs
@@ -125,6 +127,16 @@ class Run:
 
     async def run(self) -> None:
         """From `turn_start` to the end, a question, or silence. What nobody foresaw passes, as does cancellation."""
+        order = self.order
+        self._span = self._node_span = traces.begin(
+            "turn",
+            order.turn,
+            chat=order.chat,
+            flow=order.flow_id,
+            version=order.version,
+            skill=order.skill,
+            attempt=order.attempt,
+        )
         try:
             await self._begin()
             await self._play()
@@ -134,6 +146,8 @@ class Run:
             await self._fall_silent(error.code)
         finally:
             self._outbox.close()
+            self._leave_node()
+            self._span.end(**self._end_span)
 
     async def release(self) -> None:
         """Give the turn back with its whole parts, for another worker or a later start."""
@@ -181,6 +195,7 @@ class Run:
             data = handed.plain(await self._handle(), self._bounds.data_bytes, handed.TOO_LARGE_DATA)
             self.vars = handed.plain(self.vars, self._bounds.vars_bytes, handed.TOO_LARGE_VARS)
         except Suspend:
+            self._end_span = {"state": "waiting"}
             self._log_line.info("turn_waits")
         except WireError as error:
             await self._end(TurnState.ERROR, error=shapes.fault_of(error, self.chat.locale))
@@ -296,7 +311,9 @@ class Run:
             )
 
         turn_end, outcome, rev = await database.write(finish, until_done=True, on_return=self._sends())
-        self._log_line.info("turn_ended", status=state.value, error=error.code if error else None)
+        code = error.code if error else None
+        self._end_span = {"state": state.value, "error": code}
+        self._log_line.info("turn_ended", status=state.value, error=code)
         self._outbox.put(turn_end)  # before the next turn's first event
         self._finished(self, outcome)
         await self._outbox.flush()
@@ -370,11 +387,18 @@ class Run:
         self._parts.scope = f"{node}#{visit}"
         self._node = (node, visit, kind, title, time.monotonic())
         if not self._journal.is_replaying:
+            self._node_span = self._span.child("node", node=node, kind=kind, visit=visit)
             self._put_node("start")
 
     async def node_end(self, *, output: Any = None, error: str | None = None) -> None:
         if not self._journal.is_replaying:
             self._put_node("error" if error else "end", output=self._shown_output(output), error=error)
+        self._leave_node("failed" if error else None)
+
+    def _leave_node(self, error: str | None = None) -> None:
+        if self._node_span is not self._span:
+            self._node_span.end(error)
+            self._node_span = self._span
 
     def _shown_output(self, output: Any) -> Any:
         """Cut; and none once the run has shown enough of them."""
@@ -481,6 +505,8 @@ class Run:
             begun=shown.begun,
         )
         said, streamed = None, 0
+        metrics.provider_calls.inc()
+        span = self._node_span.child("provider", provider=call.provider, model=model)
         try:
             async with aclosing(llm.stream(request)) as chunks:
                 async for chunk in chunks:
@@ -492,10 +518,13 @@ class Run:
                     await self._outbox.room()
         except ProviderError as error:
             self._log_line.info("provider_failed", provider=call.provider, kind=error.kind, text=error.text)
+            metrics.provider_errors.labels(error.kind).inc()
+            span.end(error.kind)
             raise providers.wire_error(error) from error
         finally:
             shown.close()
             usage = await self._used(call.provider, model, said or ProviderUsage(output_tokens=streamed))
+            span.end(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
         return LLMResult(text=shown.whole_text, reasoning=shown.whole_reasoning, usage=usage, model=model)
 
     async def _used(self, provider: str, model: str, usage: ProviderUsage) -> ProviderUsage:

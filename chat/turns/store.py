@@ -638,6 +638,7 @@ def _end(
     turn.ended_at = at
     turn.worker = None
     turn.parts = []  # they are the answer's now
+    outcome.ended.append((state, turn.error["code"] if turn.error else ""))
     _owe(turn, owes, outcome)
     _save_turn(turn)
     message = Message(
@@ -834,7 +835,7 @@ def claim(turn_id: str, chat_id: str, attempt: int, seen_worker: str | None, wor
         fate = "worker_lost"
     message = chat.messages.get(id=turn.input)
     order = _order(turn, chat, message, is_titled=not chat.told)
-    return Outcome(run=msgspec.structs.replace(order, fate=fate, is_resumed=True))
+    return Outcome(run=msgspec.structs.replace(order, fate=fate, is_resumed=True), is_takeover=is_lost)
 
 
 def purge(chat_id: str) -> bool:

@@ -17,6 +17,7 @@ REDIS_ROOMS = {
     "streams/redis.py",
     "streams/log.py",
     "streams/hub.py",
+    "streams/exposition.py",
     "accounts/quotas.py",
     "flows/build.py",
 }

@@ -49,6 +49,7 @@ from tests.server import ROOT, environment, manage
         ("OPENAI_BASE_URL", "https://", "OPENAI_BASE_URL is not the address of a server"),
         ("OPENAI_BASE_URL", "https://a.example:port", "OPENAI_BASE_URL is not the address of a server"),
         ("OPENAI_BASE_URL", "https://a.example/v1 # mine", "OPENAI_BASE_URL is not the address of a server"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317", "OTEL_EXPORTER_OTLP_ENDPOINT is not the address of a server"),
         ("HEADRACE_XYZZY", "1", "HEADRACE_XYZZY is not a setting; docs/settings.md lists what there is."),
         ("REDIS_URL", "http://redis", "REDIS_URL is not an address of Redis"),
         ("REDIS_URL", "redis://host:port/0", "REDIS_URL is not an address of Redis"),
@@ -65,10 +66,11 @@ def test_bad_value_names_the_variable_and_what_would_be_right(variable, value, s
     assert str(caught.value).startswith(sentence)
 
 
-def test_short_secret_key_is_refused_and_not_shown():
+@pytest.mark.parametrize("variable", ["SECRET_KEY", "METRICS_TOKEN"])
+def test_short_secret_is_refused_and_not_shown(variable):
     with pytest.raises(SettingsError) as caught:
-        load({"SECRET_KEY": "hunter2"}, None)
-    assert "SECRET_KEY is too short" in str(caught.value)
+        load({variable: "hunter2"}, None)
+    assert f"{variable} is too short" in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
 

@@ -28,6 +28,7 @@ class Command(BaseCommand):
             "migrations": startup.check_migrations,
             **(of_postgres if connection.vendor == "postgresql" else {}),
             "Redis": startup.check_redis,
+            "traces": startup.check_traces,
             "users": startup.check_users,
             "socket": check_socket,
         }

@@ -6,7 +6,6 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import connections
 
 from config import serve, startup
 
@@ -26,13 +25,9 @@ class Command(BaseCommand):
             startup.check_data_dir()
             startup.check_host()
             listener = serve.listen(settings.HOST, settings.PORT)
-            startup.check_database()
-            startup.check_migrations()
-            startup.check_redis()
+            startup.check_before_work()
         except (startup.Fault, serve.ServeError) as fault:
             raise CommandError(str(fault)) from None
-        finally:
-            _close_connections()
         shown = "localhost" if settings.HOST in {"127.0.0.1", "0.0.0.0", "::"} else settings.HOST
         self.stdout.write(f"Headrace listens on http://{shown}:{settings.PORT}/ (Ctrl-C ends it)")
         self.stdout.flush()
@@ -42,11 +37,3 @@ class Command(BaseCommand):
             serve.supervise(listener, settings.WORKERS)
         except serve.ServeError as error:
             raise CommandError(str(error)) from None
-
-
-def _close_connections() -> None:
-    """Workers open their own, the supervisor needs none."""
-    for connection in connections.all(initialized_only=True):
-        connection.close()
-        if connection.vendor == "postgresql":
-            connection.close_pool()
