@@ -1,4 +1,4 @@
-"""Each invariant holds for a good history, and finds what is wrong in a made-up one: a check that cannot fail is none."""
+"""Each invariant holds for a good history, and finds what is wrong in made-up ones: else it would be no check."""
 
 import copy
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def tab(name: str, *frames: facts.Json) -> facts.Client:
         {"type": "welcome", "session": name, "resumed": False},
         EMPTY | {"chat": {"id": CHAT, "rev": 0, "title": "", "head": None}},
     ]
-    seen = [facts.Seen(float(i), SIZE, frame) for i, frame in enumerate([*greeting, *frames])]
+    seen = [facts.Seen(float(i), SIZE, copy.deepcopy(frame)) for i, frame in enumerate([*greeting, *frames])]
     connection = facts.Connection("w0", 0.0, name, seen, [(2.0, SIZE)], is_clean=True, is_ours=True, ended=20.0)
     return facts.Client(name, CHAT, [connection])
 
@@ -51,7 +51,7 @@ def good() -> facts.History:
         answers={"c1": "ab"},
         sessions=[session("speaker", 8), session("viewer", 7)],
     )
-    return copy.deepcopy(history)
+    return copy.deepcopy(history)  # events of the module stay as they are
 
 
 def session(id_: str, frames: int, reason: str = "", worker: str = "w0") -> facts.Session:
