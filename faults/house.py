@@ -16,6 +16,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,21 @@ class Worker:
 
     def count_descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def peers(self) -> str:
+        """Whom its connections lead to: `41234 (12), …` by port."""
+        ports = {}
+        for line in Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]:
+            words = line.split()
+            ports[words[9]] = int(words[2].rpartition(":")[2], 16)
+        found: Counter[int] = Counter()
+        for entry in Path(f"/proc/{self.pid}/fd").iterdir():
+            try:
+                name = os.readlink(entry)
+            except OSError:
+                continue
+            found[ports.get(name.removeprefix("socket:[").rstrip("]"), 0)] += 1
+        return ", ".join(f"{port} ({count})" for port, count in found.most_common(6))
 
     def memory(self) -> int:
         """Resident bytes."""

@@ -340,11 +340,28 @@ def _applied(client: Client) -> tuple[View, list[str]]:
     """The view that the frames make, and what the view found wrong, which ends it."""
     view = View()
     for frame in _frames(client):
+        before = view.turns.get(frame.get("turn") or "", {}).get("parts", [])
         try:
             view.apply(frame)
         except AssertionError as error:
-            return view, [str(error).partition("\n")[0][:400]]
+            said = str(error).partition("\n")[0]
+            if frame["type"] == "turn_end" and said.startswith("shown "):
+                said = f"shown and stored differ at the end, {view.epoch}:{frame['seq']}: "
+                said += "; ".join(_unlike(before, frame["message"]["parts"]))
+            return view, [said]
     return view, []
+
+
+def _unlike(shown: list[Json], stored: list[Json]) -> list[str]:
+    ids = [part["id"] for part in shown], [part["id"] for part in stored]
+    found = [] if ids[0] == ids[1] else [f"parts {ids[0]} and {ids[1]}"]
+    for one in shown:
+        for other in stored:
+            if one["id"] == other["id"] and one.get("text") != other.get("text"):
+                found.append(f"{one['id']}: {_difference(one.get('text', ''), other.get('text', ''))}")
+            elif one["id"] == other["id"] and one != other:
+                found.append(f"{one} and {other}")
+    return found
 
 
 def _shown_ends(client: Client) -> set[str]:
@@ -398,4 +415,4 @@ def _runs_of(numbers: list[int]) -> str:
 
 def _difference(text: str, whole: str) -> str:
     at = next((i for i, (a, b) in enumerate(zip(text, whole, strict=False)) if a != b), min(len(text), len(whole)))
-    return f"of {len(whole)} characters {len(text)} are stored, different at {at}: {text[at : at + 20]!r}"
+    return f"{len(text)} characters, not {len(whole)}: at {at} {text[at : at + 20]!r}, not {whole[at : at + 20]!r}"

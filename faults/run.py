@@ -20,7 +20,7 @@ from providers import fake_openai
 
 SIZE = 5  # characters of a token
 CALM_S = 90.0
-TIDY_S = 40.0
+TIDY_S = 75.0  # a provider's connections are kept for 30 s
 SETTLE_S = 0.1
 DESCRIPTORS = 40  # more than at the start: pools that have grown
 _SAID = re.compile(r"#(\w+)")
@@ -220,7 +220,7 @@ class Run:
             for worker in live:
                 count = worker.count_descriptors() - worker.descriptors
                 if count > DESCRIPTORS:
-                    left.append(f"{worker.name} has {count} descriptors more than at its start")
+                    left.append(f"{worker.name} has {count} descriptors more than at its start: {worker.peers()}")
             return left
 
         try:

@@ -140,11 +140,10 @@ async def killed_in_drain(run: Run) -> None:
         id_ = run.fresh_id()
         text = run.words(run.chance.randint(100, 160), id_, rate=8)
         await run.rest(victim, "POST", f"chats/{chat}/turns/", {"text": text}, id_)
-    run.hit()
     victim.end()
     await asyncio.sleep((4 if run.house.is_quick else 20) / 2)
     run.expect(victim.is_running, "the worker still drained when it was killed")
-    victim.kill()
+    _kills(run, victim)()
     await viewer.until_ended(said.turn, 120)
 
 
