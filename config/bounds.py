@@ -110,6 +110,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     database_threads: int = 4
     database_waiting: int = 5000
     command_hop_s: float = 2
+    database_lock_s: float = 0.5  # that a statement waits for what another holds; then its hop tries again
     # providers
     provider_connect_s: float = 5
     provider_first_token_s: float = 30

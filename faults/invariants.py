@@ -258,15 +258,19 @@ def _restarts(chat: str, events: list[Event]) -> list[str]:
 def leftovers(history: History) -> list[str]:
     """D6: nothing is left over, the dead are buried and their sessions lost, nothing is unfinished for ever."""
     wrong = list(history.left_over)
-    dead = {worker.id for worker in history.workers if worker.is_buried or worker.silent_s > DEAD_AFTER_S}
     for worker in history.workers:
         if not worker.is_buried and worker.silent_s > DEAD_AFTER_S + BURIED_WITHIN_S:
             wrong.append(f"worker {worker.id} is dead for {worker.silent_s:.0f} s and not buried")
     for session in history.sessions:
         if not session.has_ended:
             wrong.append(f"session {session.id} of {session.worker} has not ended")
-        elif session.worker in history.killed and session.reason == "" and session.worker in dead:
-            wrong.append(f"session {session.id} of a killed worker has no reason")
+    sessions = {session.id: session for session in history.sessions}
+    for client in history.clients:
+        for connection in client.connections:
+            session = sessions.get(connection.session)
+            died = history.killed.get(session.worker) if session else None
+            if died is not None and connection.began < died <= connection.ended and session.reason != "lost":
+                wrong.append(f"{client.name}: its session died with a worker and is {session.state} {session.reason}")
     for turn in history.turns:
         if turn.state in UNENDED and not (turn.state == "waiting" and turn.has_question):
             wrong.append(f"turn {turn.id} is {turn.state}, of worker {turn.worker}")

@@ -218,6 +218,10 @@ def dead_worker_is_not_buried(history: facts.History) -> None:
     history.workers.append(facts.Worker("w9", 60.0, False))
 
 
+def session_that_died_is_not_lost(history: facts.History) -> None:
+    history.killed["w0"] = 15.0
+
+
 def session_has_not_ended(history: facts.History) -> None:
     history.sessions[0].has_ended = False
 
@@ -257,7 +261,10 @@ BROKEN: dict[str, list[Callable[[facts.History], None]]] = {
         attempt_ran_twice, step_done_again_after_it_was_kept, step_done_twice_by_one_attempt,
         attempt_begins_twice_in_one_epoch, earlier_attempt_begins_after_a_later_one,
     ],
-    "D6": [something_is_left, dead_worker_is_not_buried, session_has_not_ended, end_is_owed, turn_never_ends],
+    "D6": [
+        something_is_left, dead_worker_is_not_buried, session_that_died_is_not_lost, session_has_not_ended, end_is_owed,
+        turn_never_ends,
+    ],
     "D7": [counter_is_off_by_one, received_is_less_than_was_sent, lost_session_lags_too_far],
 }  # fmt: skip
 CASES = [(name, breaks) for name, all_ in BROKEN.items() for breaks in all_]
