@@ -108,7 +108,7 @@ class Run:
         """A chat of two tabs whose turn `owner` runs, once so many characters are shown. The tab is the viewer's."""
         mine = await self.tab(owner)
         other = await self.tab(viewer, mine.chat)
-        said = await self.say(mine, tokens, rate)
+        said = await self.say(mine, tokens, rate * (2 if self.house.is_quick else 1))
         shown = len(look.FIRST) + SIZE * self.chance.randint(3, 30) if chars is None else chars
         await other.until_text(said.turn, shown)
         return said, other

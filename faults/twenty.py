@@ -323,6 +323,7 @@ async def slow_reader(run: Run) -> None:
         for pipe in own.pipes:
             pipe.bytes_per_s = 1024
         await asyncio.sleep(50)
+        run.expect(slow.view.seq < viewer.view.seq - 500, "the slow reader lags")
         grown = (one.memory() - before) / 2**20
         seen = viewer.record.connections[-1].seen
         p99 = [_p99_gap_ms([one.at for one in part]) for part in (seen[:marked], seen[marked:])]
