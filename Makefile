@@ -19,13 +19,14 @@ DEV_STAMP := $(VENV)/.dev-$(shell cat requirements*.txt | cksum | cut -d' ' -f1)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run setup test test-embedded test-real lint bench chromium nginx messages clean
+.PHONY: help run setup test test-embedded test-real lint bench faults chromium nginx messages clean
 
 help:
 	@echo "make run     serve on http://localhost:8000/ (first makes packages, tables, users, demo flows)"
 	@echo "make test    all tests; STORES=real: those that differ, on PostgreSQL and Redis; SERVER=daphne: sockets on it"
 	@echo "make lint    style, import contracts, migrations, documents"
 	@echo "make bench   measurements; ROW=<name> for one"
+	@echo "make faults  twenty faults on real workers, and what held; ONLY=<number> for one, RUNS=<k> of each"
 
 $(PY):
 	@echo "== virtual environment in $(VENV)"
@@ -84,6 +85,9 @@ lint: $(DEV_STAMP)
 
 bench: $(DEV_STAMP)
 	@$(PY) -m bench $(if $(ROW),--row $(ROW))
+
+faults: $(DEV_STAMP)
+	@$(PY) -m faults $(if $(ONLY),--only $(ONLY)) $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))
 
 # A browser for the tests of the pages: the system's, else Playwright's, else those tests say that they need one.
 chromium: $(DEV_STAMP)

@@ -145,7 +145,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     database_pause_s: float = 3  # at most, between two tries
     database_group_jobs: int = 64  # committed together, on SQLite
     database_group_s: float = 0.01  # that a group runs for before it is committed, the last of its jobs apart
-    database_lock_s: float = 1.5  # that a statement waits for a row of another's; under a command's hop
+    database_lock_s: float = 0.5  # that a statement waits for what another holds; then its hop tries again
     database_statement_s: float = 30  # of one statement; migrations take their time
     database_idle_s: float = 5  # of a transaction whose process does nothing: a frozen one lets its rows go
     database_silence_s: float = 10  # of the database's machine, after which the connection is given up

@@ -56,7 +56,7 @@ class View:
         self.has_begun = True
         self.epoch, self.seq = frame["epoch"], frame["seq"]
         self.messages = {message["id"]: message for message in frame["messages"]}
-        self.turns = {turn["turn"]: dict(turn) for turn in frame["turns"]}
+        self.turns = {turn["turn"]: turn | {"parts": [dict(part) for part in turn["parts"]]} for turn in frame["turns"]}
         self.ended = {
             message["turn"] for message in frame["messages"] if message["role"] == "assistant" and message["turn"]
         }

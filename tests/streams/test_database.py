@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
@@ -248,6 +248,35 @@ async def test_what_has_not_begun_when_its_caller_leaves_is_not_begun(settings):
         gate.leave.set()
     await asyncio.gather(*holding)
     assert await database.read(names) == []
+
+
+@pytest.mark.skipif("connection.vendor != 'postgresql'", reason="SQLite has one writer, and a busy time-out")
+async def test_calls_for_a_locked_row_do_not_hold_up_the_others(settings):
+    await database.write(make, "locked")
+    gate = Gate()
+
+    def lock() -> None:
+        User.objects.select_for_update().get(username="locked")
+        gate()
+
+    holding = asyncio.create_task(asyncio.to_thread(_atomic, lock))
+    await until(gate.entered.is_set)
+    touch = lambda: User.objects.filter(username="locked").update(first_name="x")
+    waiting = [asyncio.create_task(database.write(touch)) for _ in range(3 * settings.HEADRACE.database_threads)]
+    refused = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {error.code for error in refused} == {"unavailable"}
+    assert await database.write(make, "free", bound_s=2 * settings.HEADRACE.database_lock_s) == "free"
+    gate.leave.set()
+    await holding
+    assert await database.write(touch) == 1
+
+
+def _atomic(fn: Callable[[], None]) -> None:
+    try:
+        with transaction.atomic():
+            fn()
+    finally:
+        connection.close()
 
 
 @pytest.mark.skipif("connection.vendor != 'sqlite'", reason="how SQLite locks, and its one thread")
