@@ -277,7 +277,7 @@ class ChatClient:
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._send_last(last)
-                await self._send({"type": "websocket.close", "code": code, "reason": error.code})
+                await close_socket(self._send, code, error.code)
         except (OSError, TimeoutError, WireError):
             pass  # the peer is gone or does not read; the server's watchdog frees the socket
 
@@ -338,6 +338,16 @@ class ChatClient:
     def authorised(self, identity: Identity) -> None:
         """By a fresh token: its end and its log-in count from now on."""
         self.identity, self.expires_at, self._was_warned = identity, identity.expires_at, False
+
+
+async def close_socket(send: Callable[[dict[str, Any]], Awaitable[None]], code: int, reason: str) -> None:
+    """Close. A server that takes no such code from an application (Daphne: 1000, 3000 to 4999) says 3000 more."""
+    try:
+        await send({"type": "websocket.close", "code": code, "reason": reason})
+    except OSError:
+        raise
+    except Exception:
+        await send({"type": "websocket.close", "code": code + 3000, "reason": reason})
 
 
 def error_frame(error: WireError, trace: str, locale: str, command: str | None = None) -> protocol.Error:

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
+from autobahn.exception import Disconnected
 from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 from django.conf import settings
 
 from chat import protocol
 from chat.doors import admission
-from chat.doors.client import ChatClient, error_frame
+from chat.doors.client import ChatClient, close_socket, error_frame
 from chat.turns.manager import ChatManager, start
 from streams import metrics
 from streams.errors import WireError
@@ -83,9 +84,16 @@ class ChatConsumer(AsyncConsumer):
         frame = protocol.encode_frame(error_frame(error, trace, locale))
         try:
             await self.send({"type": "websocket.send", "text": frame.decode()})
-            await self.send({"type": "websocket.close", "code": error.entry.close or 1011, "reason": error.code})
+            await close_socket(self.send, error.entry.close or 1011, error.code)
         except OSError:
             pass  # the peer left meanwhile
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Raises OSError where the peer has gone, whichever server it is."""
+        try:
+            await super().send(message)
+        except Disconnected as error:
+            raise ConnectionResetError(str(error)) from error
 
     async def _disconnect(self, code: int | None) -> None:
         """End what serves it, and its session. Once it has, this does nothing."""
