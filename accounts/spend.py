@@ -1,8 +1,8 @@
 """Budgets: what may be used in a day or a month, and what was.
 
 A model is called while nothing is used up that its turn counts for, and what it used is counted afterwards, by the
-provider's own figures, in the transaction that writes the turn's usage. So calls under way may pass a limit, no later
-one does, and nothing is counted twice. Days and months are those of UTC, by the database's clock.
+provider's own figures where it gives some, in the transaction that writes the turn's usage. So calls under way may
+pass a limit, no later one does, and nothing is counted twice. Days and months are UTC's, by the database's clock.
 """
 
 import time
@@ -122,8 +122,9 @@ def look_again() -> None:
 
 
 def _seen_lately() -> bool | None:
-    is_fresh = _seen is not None and time.monotonic() - _seen[0] < settings.HEADRACE.budgets_fresh_s
-    return _seen[1] if is_fresh else None
+    seen = _seen  # other threads look again
+    is_fresh = seen is not None and time.monotonic() - seen[0] < settings.HEADRACE.budgets_fresh_s
+    return seen[1] if is_fresh else None
 
 
 # ------------------------------------------------------------------------------------------- looked at, set
