@@ -108,7 +108,7 @@ def _note(record: logging.LogRecord, left_out: int) -> None:
 
 
 class NoCloseCode(logging.Filter):
-    """Daphne cannot send close codes 1008 and 1013; the peer gets 1011 behind the error frame, which is known."""
+    """Daphne takes no close codes 1008 and 1013 from an application, which closes with others then; that is known."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return "invalid close code" not in record.getMessage()
