@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib.admin.models import CHANGE, LogEntry
-from django.db.models import Count, OuterRef, QuerySet, Subquery, Sum
+from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
@@ -16,6 +16,7 @@ from accounts.authentication import MaySeeSessions
 from accounts.rest.bodies import Body, Text, found, path_id
 from accounts.rest.pages import page
 from chat.models import Turn
+from chat.totals import carried
 from chat.turns.manager import ask_manager
 from chat.turns.states import TurnState
 from streams import database, store
@@ -25,7 +26,6 @@ from streams.models import StreamSession, Worker
 from streams.states import LIVE, Door, StreamState
 
 TOTALS_H = 24
-COUNTERS = ("chunks_sent", "bytes_sent", "chunks_recv", "bytes_recv")
 
 
 class CloseBody(Body):
@@ -51,19 +51,19 @@ class SessionView(OperatorView):
 
 
 class TotalsView(OperatorView):
-    """What all sessions since `?since=` (24 hours ago) carried together, and how many live now."""
+    """What all sessions since `?since=` (24 hours ago) carried together, and how many live now.
+
+    `is_cut`: there are too many, and these are the newest.
+    """
 
     def get(self, request: Request) -> Response:
         since = _since(request)
         rows = _filtered(StreamSession.objects.filter(started__gte=since), request)
-        sums = rows.aggregate(sessions=Count("id"), **{name: Coalesce(Sum(name), 0) for name in COUNTERS})
         return Response(
             {
                 "since": stamp(since),
                 "live": _filtered(StreamSession.objects.filter(state__in=LIVE), request).count(),
-                **sums,
-                "doors": _counts(rows, "door"),
-                "states": _counts(rows, "state"),
+                **carried(rows),
             }
         )
 
@@ -132,10 +132,6 @@ def _filtered(rows: QuerySet, request: Request) -> QuerySet:
     if "state" in wanted:
         rows = rows.filter(state__in=LIVE if wanted["state"] == "live" else [wanted["state"]])
     return rows.filter(door=wanted["door"]) if "door" in wanted else rows
-
-
-def _counts(rows: QuerySet, name: str) -> dict[str, int]:
-    return dict(rows.order_by().values_list(name).annotate(count=Count("id")))
 
 
 def _how_many(rows: QuerySet) -> Coalesce:

@@ -209,7 +209,15 @@ SHAPES: dict[str, Any] = {
     "Feedback": {"value": "up", "comment": ""},
     "File": {"id": ID, "name": "mills.pdf", "mime": "application/pdf", "bytes": 48213, "created": TIME},
     "Session": SESSION,
-    "Totals": {"since": TIME, "live": 3, "sessions": 12, **COUNTERS, "doors": {"chat": 12}, "states": {"connected": 3}},
+    "Totals": {
+        "since": TIME,
+        "live": 3,
+        "sessions": 12,
+        **COUNTERS,
+        "doors": {"chat": 12},
+        "states": {"connected": 3},
+        "is_cut": False,
+    },
     "Worker": {
         "id": ID,
         "host": "one",

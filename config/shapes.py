@@ -309,6 +309,7 @@ class Totals(msgspec.Struct):
     bytes_recv: int
     doors: dict[str, int]
     states: dict[str, int]
+    is_cut: bool
 
 
 class Worker(msgspec.Struct):

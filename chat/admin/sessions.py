@@ -8,7 +8,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.contrib.humanize.templatetags.humanize import intcomma
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, Q, QuerySet, Sum
+from django.db.models import Q, QuerySet
 from django.forms import Script
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
@@ -21,6 +21,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts import lists
 from chat.admin.operations import OperatedAdmin, Operation
 from chat.models import Chat, Turn
+from chat.totals import carried
 from chat.turns.manager import ChatManager
 from flows.models import Flow
 from streams.errors import CATALOGUE, WireError
@@ -326,24 +327,11 @@ def amount(count_bytes: int, chunks: int) -> str:
 
 def totals(rows: QuerySet) -> dict[str, Any]:
     """Over the whole filtered set, its newest `admin_totalled_rows` where there are more."""
-    most = settings.HEADRACE.admin_totalled_rows
-    rows = rows.order_by()
-    is_cut = rows.values("id")[: most + 1].count() > most
-    if is_cut:
-        columns = ("id", "state", "bytes_sent", "chunks_sent", "bytes_recv", "chunks_recv")
-        rows = rows.order_by("-started", "-id").values(*columns)[:most]
-    found = rows.aggregate(
-        sessions=Count("id"),
-        live=Count("id", filter=Q(state__in=LIVE_VALUES)),
-        sent_bytes=Sum("bytes_sent", default=0),
-        sent=Sum("chunks_sent", default=0),
-        received_bytes=Sum("bytes_recv", default=0),
-        received=Sum("chunks_recv", default=0),
-    )
+    found = carried(rows)
     return {
         "sessions": intcomma(found["sessions"]),
-        "is_cut": is_cut,
-        "live": intcomma(found["live"]),
-        "sent": amount(found["sent_bytes"], found["sent"]),
-        "received": amount(found["received_bytes"], found["received"]),
+        "is_cut": found["is_cut"],
+        "live": intcomma(sum(count for state, count in found["states"].items() if state in LIVE)),
+        "sent": amount(found["bytes_sent"], found["chunks_sent"]),
+        "received": amount(found["bytes_recv"], found["chunks_recv"]),
     }

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
@@ -57,6 +58,16 @@ def test_sessions_are_filtered_and_summed(api: Make) -> None:
     assert [totals[name] for name in ("chunks_sent", "bytes_sent", "chunks_recv", "bytes_recv")] == [3, 15, 3, 7]
     assert totals["doors"] == {"chat": 2, "sse": 1} and totals["states"] == {"connected": 2, "disconnected": 1}
     assert chief.get("sessions/totals/?since=2000-01-01T00:00:00Z").json()["bytes_sent"] == 1015
+    assert not totals["is_cut"]
+
+
+def test_totals_of_too_many_sessions_are_of_the_newest(api: Make, settings: Any) -> None:
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, admin_totalled_rows=2)
+    for age_s in range(3):
+        new_session(started=timezone.now() - timedelta(seconds=age_s), door="chat", bytes_sent=10**age_s)
+    totals = api("chief", is_staff=True).get("sessions/totals/").json()
+    assert (totals["is_cut"], totals["sessions"], totals["bytes_sent"]) == (True, 2, 11)
+    assert (totals["doors"], totals["states"], totals["live"]) == ({"chat": 2}, {"connected": 2}, 3)
 
 
 @pytest.mark.parametrize("query", ["state=x", "door=x", "user=x", "user=\u00b2", "flow=x", "chat=1", "worker=%00"])
