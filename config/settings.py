@@ -133,7 +133,7 @@ _database = database_of(_env.database_url) if _env.database_url else {"NAME": DA
 if "postgresql" in _database.get("ENGINE", ""):
     # The bridge's threads, and some for pages, which Django serves each on a thread of its own.
     _pool = {"min_size": 1, "max_size": HEADRACE.database_threads + 8, "timeout": HEADRACE.command_hop_s}
-    # A thread that waits for a locked row waits for one chat; without a bound all of them would, and the beat with them.
+    # A thread that waits for a locked row waits for one chat; without a bound all would, and the beat with them.
     _lock = f"-c lock_timeout={int(HEADRACE.database_lock_s * 1000)}"
     _options = f"{_lock} {_database['OPTIONS'].get('options', '')}".strip()
     _database["OPTIONS"] = {"connect_timeout": 2, **_database["OPTIONS"], "options": _options, "pool": _pool}
