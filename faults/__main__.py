@@ -22,7 +22,9 @@ RUN_S = 420.0
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", action="append", type=int, help="this fault; may be given again")
+    parser.add_argument(
+        "--only", action="append", type=int, choices=range(1, 21), metavar="N", help="this fault; may be given again"
+    )
     parser.add_argument("--runs", type=int, default=int(os.environ.get("RUNS", 1)), help="of each fault")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
@@ -77,8 +79,8 @@ async def _once(house: House, fault: "Fault", seed: int) -> "Result":
                 )
             await house.heal()
             wrong = check(await run.finish())
-    except TimeoutError:
-        run.expect(False, f"the run was not over within {RUN_S:.0f} s")
+    except TimeoutError as error:
+        run.expect(False, str(error) or f"the run was not over within {RUN_S:.0f} s")
     finally:
         await run.close()
     return run.result(wrong)

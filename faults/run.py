@@ -9,7 +9,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Coroutine
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ CALM_S = 90.0
 TIDY_S = 75.0  # a provider's connections are kept for 30 s
 SETTLE_S = 0.1
 DESCRIPTORS = 40  # more than at the start: pools that have grown
+T = TypeVar("T")
 _SAID = re.compile(r"#(\w+)")
 
 
@@ -56,6 +57,7 @@ class Run:
 
     def __init__(self, house: House, seed: int) -> None:
         self.house = house
+        self.seed = seed
         self.chance = random.Random(seed)
         self.tabs: list[Tab] = []
         self.chats: list[str] = []
@@ -140,6 +142,12 @@ class Run:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def variant(self, *ways: T) -> T:
+        """One of the ways that a fault can be done: seeds that follow each other do them all."""
+        way = ways[self.seed % len(ways)]
+        self.note(f"{way}")
+        return way
 
     async def pause(self, least_s: float, most_s: float) -> None:
         await asyncio.sleep(self.chance.uniform(least_s, most_s))

@@ -88,8 +88,7 @@ async def killed_mid_stream(run: Run) -> None:
     waits, question = await run.waiting(victim)
     said, viewer = await run.streaming(victim, other)
     await run.say(viewer, 20, 50)  # queued behind it
-    how = run.chance.choice(["between chunk and append", "between append and reply", "at any time"])
-    run.note(how)
+    how = run.variant("between chunk and append", "between append and reply", "at any time")
     if how == "at any time":
         await run.pause(0, 0.5)
         _kills(run, victim)()
@@ -157,12 +156,10 @@ async def emptied_redis(run: Run) -> None:
     said, viewer = await run.streaming(one, other)
     epoch = viewer.view.epoch
     run.hit()
-    if run.chance.random() < 0.5:
-        run.note("FLUSHALL")
+    if run.variant("FLUSHALL", "killed") == "FLUSHALL":
         with run.house.store.client() as store:
             store.flushall()
     else:
-        run.note("killed")
         run.house.store.kill(forget=True)
         await run.pause(0, 2)
         await run.house.store.start()
@@ -422,9 +419,7 @@ def _hold(house: House, chat: str, seconds: float) -> None:
 @fault(13, "the connection to the database cut exactly in COMMIT, applied or not", "D2", needs_postgres)
 async def cut_in_commit(run: Run) -> None:
     victim, other = run.workers()
-    what = run.chance.choice(["say", "end", "ask", "answer"])
-    is_applied = run.chance.random() < 0.5
-    run.note(f"{what}, {'applied' if is_applied else 'not applied'}")
+    what, how = run.variant(*((what, how) for what in ("say", "end", "ask", "answer") for how in _COMMITS))
     mine = await run.tab(victim, flow="talk" if what in ("say", "end") else "ask")
     await run.tab(other, mine.chat, flow="talk" if what in ("say", "end") else "ask")
     id_ = run.fresh_id()
@@ -434,13 +429,16 @@ async def cut_in_commit(run: Run) -> None:
         "ask": (b'INSERT INTO "chat_question"',),
         "answer": (b'UPDATE "chat_question"', b"'accept'"),
     }[what]
-    trap = CommitTrap(victim.database, words, is_applied, run.hit)
+    trap = CommitTrap(victim.database, words, how == "applied", run.hit)
     said = await run.say(mine, 40, 20, id=id_)
     if what in ("ask", "answer"):
         question = await mine.until(lambda: mine.view.turns.get(said.turn, {}).get("question"), 40)
         await run.answer(said, question["question"])
     await mine.until_ended(said.turn)
     run.expect(trap.fired.done(), "the connection was cut at the commit")
+
+
+_COMMITS = ("applied", "not applied")
 
 
 @fault(14, "disk full for the database, then Redis at maxmemory", "D2", needs_postgres)
