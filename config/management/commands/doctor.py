@@ -13,6 +13,7 @@ from websockets.sync.client import connect
 
 from config import startup
 from config.startup import Fault
+from streams import traces
 
 
 class Command(BaseCommand):
@@ -28,7 +29,7 @@ class Command(BaseCommand):
             "migrations": startup.check_migrations,
             **(of_postgres if connection.vendor == "postgresql" else {}),
             "Redis": startup.check_redis,
-            "traces": startup.check_traces,
+            **({"traces": startup.check_traces} if traces.are_wanted() else {}),
             "users": startup.check_users,
             "socket": check_socket,
         }
