@@ -232,9 +232,12 @@ def effects(history: History) -> list[str]:
 
 
 def _restarts(chat: str, events: list[Event]) -> list[str]:
-    """A second `turn_start` of an attempt in an epoch may only bring the question or end that its row owed."""
+    """A second `turn_start` of an attempt in an epoch may only bring the question or end that its row owed.
+
+    A run that took up a lost one may begin once more: where it does anew what was cut.
+    """
     wrong = []
-    seen: set[tuple[str, str, int]] = set()
+    seen: Counter[tuple[str, str, int]] = Counter()
     known = {(epoch, seq): frame for epoch, seq, frame in events}
     attempts: dict[tuple[str, str], int] = {}
     for (epoch, seq), frame in sorted(known.items(), key=lambda item: item[0]):
@@ -244,14 +247,15 @@ def _restarts(chat: str, events: list[Event]) -> list[str]:
         if frame["attempt"] < attempts.get((epoch, turn), 0):
             wrong.append(f"chat {chat}: {epoch}:{seq} begins attempt {frame['attempt']} after a later one")
         attempts[epoch, turn] = frame["attempt"]
-        if (epoch, turn, frame["attempt"]) in seen:
+        begins = seen[epoch, turn, frame["attempt"]]
+        if begins > (1 if frame["attempt"] > 1 else 0):
             following = known.get((epoch, seq + 1))
             while following is not None and following["type"] in ("part", "delta", "part_end"):
                 seq += 1
                 following = known.get((epoch, seq + 1))
             if following is not None and following["type"] not in ("question", "turn_end"):
                 wrong.append(f"chat {chat}: attempt {frame['attempt']} of turn {turn} begins twice in {epoch}")
-        seen.add((epoch, turn, frame["attempt"]))
+        seen[epoch, turn, frame["attempt"]] += 1
     return wrong
 
 

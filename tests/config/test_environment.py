@@ -161,7 +161,7 @@ def test_postgres_address_is_taken_apart():
 def test_what_the_address_of_postgres_says_goes_before_our_limits():
     options = postgres_options({"connect_timeout": "9", "options": "-c lock_timeout=7s"}, Bounds())
     assert options["connect_timeout"] == "9" and options["tcp_user_timeout"] == 10_000
-    assert options["options"].startswith("-c lock_timeout=1500 ") and options["options"].endswith("-c lock_timeout=7s")
+    assert options["options"].startswith("-c lock_timeout=500 ") and options["options"].endswith("-c lock_timeout=7s")
 
 
 def test_sqlite_address_is_a_path():
