@@ -132,18 +132,22 @@ async def frozen_owner(run: Run) -> None:
 @fault(6, "SIGTERM with 50 live turns, then kill -9 half way through the drain", "D2 D3")
 async def killed_in_drain(run: Run) -> None:
     victim, other = run.workers()
-    said, viewer = await run.streaming(victim, other, tokens=150, rate=8)
-    for _ in range(TURNS - 1):
-        chat = (await run.rest(victim, "POST", "chats/", {"flow": "talk", "title": ""}))["id"]
-        run.chats.append(chat)
-        id_ = run.fresh_id()
-        text = run.words(run.chance.randint(100, 160), id_, rate=8)
-        await run.rest(victim, "POST", f"chats/{chat}/turns/", {"text": text}, id_)
+    for _ in range(0, TURNS - 1, TURNS // 5):
+        await asyncio.gather(*(_turn_without_a_tab(run, victim) for _ in range(TURNS // 5)))
+    said, viewer = await run.streaming(victim, other, tokens=250, rate=8)
     victim.end()
     await asyncio.sleep((4 if run.house.is_quick else 20) / 2)
     run.expect(victim.is_running, "the worker still drained when it was killed")
     _kills(run, victim)()
     await viewer.until_ended(said.turn, 120)
+
+
+async def _turn_without_a_tab(run: Run, worker: Worker) -> None:
+    chat = (await run.rest(worker, "POST", "chats/", {"flow": "talk", "title": ""}))["id"]
+    run.chats.append(chat)
+    id_ = run.fresh_id()
+    text = run.words(run.chance.randint(200, 260), id_, rate=8)
+    await run.rest(worker, "POST", f"chats/{chat}/turns/", {"text": text}, id_)
 
 
 # --------------------------------------------------------------------------------------- Redis
