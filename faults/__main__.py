@@ -81,6 +81,8 @@ async def _once(house: House, fault: "Fault", seed: int) -> "Result":
             wrong = check(await run.finish())
     except TimeoutError as error:
         run.expect(False, str(error) or f"the run was not over within {RUN_S:.0f} s")
+    except Exception as error:
+        run.expect(False, f"what was seen could not be looked at: {error!r}")
     finally:
         await run.close()
     return run.result(wrong)

@@ -207,7 +207,7 @@ class Tab:
         deadline = time.monotonic() + within_s
         while not (result := check()):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.record.name}: not within {within_s:.0f} s ({self.fault or 'no fault'})")
+                raise TimeoutError(f"{self.record.name}: not within {within_s:.0f} s {self.fault[:200]}")
             await asyncio.sleep(POLL_S)
         return result
 

@@ -179,7 +179,7 @@ class Run:
         with self.house.store.client() as store:
             for chat in self.chats:
                 history.logs[chat] = await self.call(look.log, store, chat)
-        for chat in self.chats:
+        for chat in sorted({turn.chat for turn in history.turns}):  # others have no row
             history.stored[chat] = await self._stored(alive, chat)
         await asyncio.gather(*(tab.close() for tab in self.tabs))
         await self._tidy(history)
