@@ -103,7 +103,7 @@ class _Rows(msgspec.Struct):
 
 
 def _read(chat_id: str) -> _Rows | None:
-    """Turns before messages, so that one that ends meanwhile is there twice, never not at all. Null: read again."""
+    """Turns before messages, so that one that ends meanwhile is not left out. Null: read again."""
     chat = Chat.objects.filter(id=chat_id, deleted=False).first()
     if chat is None:
         raise WireError("chat_not_found")
@@ -118,6 +118,8 @@ def _read(chat_id: str) -> _Rows | None:
     steps = {turn.id: list(turn.steps.order_by("id")) for turn in turns if turn.attempt}
     limit = settings.HEADRACE.snapshot_messages
     messages = list(chat.messages.order_by("-created", "-id")[: limit + 1])
+    answered = {message.id for message in messages}
+    turns = [turn for turn in turns if turn.answer not in answered]  # it ended between the two
     inputs = {message.id: message for message in messages}
     missing = [turn.input for turn in turns if turn.input not in inputs]
     if missing:

@@ -4,6 +4,9 @@ import asyncio
 import sqlite3
 import uuid
 
+import pytest
+
+from tests import stores
 from tests.server import HeadraceServer, manage
 from tests.sockets.test_restart import QUICK
 from tests.waiting import until
@@ -18,6 +21,7 @@ def rows(server: HeadraceServer) -> list[tuple]:
         ).fetchall()
 
 
+@pytest.mark.skipif(stores.ARE_REAL, reason="looks into SQLite's file; burial itself is in tests/streams on both")
 async def test_sessions_of_a_killed_server_are_lost_at_the_next_start(make_server) -> None:
     server = await asyncio.to_thread(lambda: make_server(**QUICK).start())
     token = (await asyncio.to_thread(manage, "token", "demo", env=server.env)).stdout.strip()
