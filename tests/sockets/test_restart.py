@@ -113,8 +113,8 @@ async def test_question_answered_after_a_restart_goes_on_where_it_was(house, mod
     await house.start()
     async with house.tab(flow, chat, view) as one:
         await until_back(one)
-        [turn] = view.turns.values()
-        assert (turn["turn"], turn["state"]) == (said["turn"], "waiting")
+        [(id_, turn)] = view.turns.items()
+        assert (id_, turn["state"]) == (said["turn"], "waiting")
         assert turn["question"]["question"] == question["question"]
         assert text_of(turn["parts"]) == "First."
         assert (await one.command("answer", question=question["question"], value="Ada"))["type"] == "ok"
