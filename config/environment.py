@@ -353,13 +353,15 @@ def _is_base_url(url: str) -> bool:
 
 
 def _check_redis(url: str) -> None:
-    parts = urlsplit(url)
-    is_good = (
-        bool(parts.hostname) if parts.scheme in {"redis", "rediss"} else parts.scheme == "unix" and bool(parts.path)
-    )
+    is_good = True
     try:
-        _ = sentinel.parse(url) if sentinel.is_sentinel(url) else parts.port
-        is_good = is_good or sentinel.is_sentinel(url)
+        if sentinel.is_sentinel(url):
+            sentinel.parse(url)
+        else:
+            parts = urlsplit(url)
+            _ = parts.port
+            is_good = bool(parts.hostname if parts.scheme in {"redis", "rediss"} else parts.path)
+            is_good = is_good and parts.scheme in {"redis", "rediss", "unix"}
     except ValueError:
         is_good = False
     if not is_good:

@@ -4,12 +4,14 @@
 User and password are those of Redis itself.
 """
 
+import re
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import msgspec
 
 SCHEMES = {"redis+sentinel": False, "rediss+sentinel": True}
 PORT = 26379
+_PLACES = re.compile(r"[^/?#]*")
 _OPTIONS = {"sentinel_username", "sentinel_password"}
 
 
@@ -35,15 +37,18 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_sentinel(url: str) -> bool:
-    return urlsplit(url).scheme in SCHEMES
+    return url.partition("://")[0].lower() in SCHEMES
 
 
 def parse(url: str) -> Watched:
     """Raises ValueError where `url` is not of the form above."""
-    parts = urlsplit(url)
+    # Apart from the rest of the address: Python's newer patches take no list with an IPv6 address in it for one.
+    scheme, _, rest = url.partition("://")
+    places = _PLACES.match(rest).group()
+    parts = urlsplit(f"{scheme}://places{rest.removeprefix(places)}")
     if parts.scheme not in SCHEMES or parts.fragment:
         raise ValueError("not an address of sentinels")
-    credentials, _, hosts = parts.netloc.rpartition("@")
+    credentials, _, hosts = places.rpartition("@")
     username, _, password = credentials.partition(":")
     service, _, db = parts.path.removeprefix("/").partition("/")
     options = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
