@@ -188,7 +188,9 @@ class Parts:
     # ----------------------------------------------------------------------------- by steps
 
     def begin_step(self) -> None:
-        self._step_from = len(self._list)
+        """What was delivered and not reached is this step's, or of what follows it."""
+        ahead = (place for place, opened in enumerate(self._list) if opened.is_ahead)
+        self._step_from = next(ahead, len(self._list))
 
     def end_step(self) -> None:
         """What it showed stands."""

@@ -87,6 +87,28 @@ async def test_each_lost_worker_is_gone_on_from(goes_on):
     await stage.agrees(tab)
 
 
+async def test_a_run_that_went_on_and_is_released_keeps_no_part_of_the_step_that_was_cut(goes_on):
+    often = {"match": "often", "text": "One two three four five six.",
+             "fault": {"kind": "cut", "after_tokens": 2, "wait_s": 3600, "times": 2}}  # fmt: skip
+    stage = await goes_on(TALK, rules=(often,))
+    one = await stage.worker()
+    tab = await stage.tab(one)
+    turn = (await tab.say("often"))["turn"]
+    await tab.until_shown(turn, "One two")
+    two, tab = await stage.succeeds(one, tab)
+    await stage.sweep(two)
+    await tab.until_shown(turn, "One two three four")
+    [run] = two.manager._runs.values()
+    await two.does(run.release())
+    assert (await stage.turn(turn)).parts == []
+    three = await stage.worker()
+    await stage.sweep(three)
+    answer = await tab.until_ended(turn)
+    assert [part["text"] for part in answer["parts"]] == ["One two three four five six."]
+    await stage.at_rest(three)
+    await stage.agrees(tab)
+
+
 async def test_what_a_model_thought_stands_with_its_text(goes_on):
     stage = await goes_on(TALK, rules=({"match": "muse", "text": "One two three.", **REASONS},))
     one, two = await stage.worker(), await stage.worker()
