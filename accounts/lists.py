@@ -17,6 +17,7 @@ from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils.formats import number_format
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.text import capfirst
@@ -132,7 +133,7 @@ def seconds(span: timedelta | float | None) -> str:
     if left < 1:
         return f"{left * 1000:.0f} ms"
     if left < 60:
-        return f"{left:.1f} s"
+        return f"{number_format(round(left, 1), 1)} s"
     whole = int(left)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
@@ -151,7 +152,7 @@ def page_of(row: Any, text: Any = None) -> str:
         return "–"
     meta = row._meta
     url = reverse(f"admin:{meta.app_label}_{meta.model_name}_change", args=[row.pk])
-    return link(url, capfirst(str(row)) if text is None else text)
+    return link(url, row if text is None else text)
 
 
 def rows_url(model: type, **query: Any) -> str:

@@ -14,7 +14,7 @@ from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.forms import AuthenticationForm
 from django.http import HttpRequest
-from django.utils.translation import gettext, gettext_noop
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from accounts import quotas
 from accounts.models import User
@@ -86,7 +86,10 @@ class _Throttled(forms.Form):
 
 
 class LoginForm(_Throttled, AuthenticationForm):
-    pass
+    error_messages = {
+        **AuthenticationForm.error_messages,
+        "invalid_login": gettext_lazy("The log-in did not work: the name or the password is wrong."),
+    }
 
 
 class AdminLoginForm(_Throttled, AdminAuthenticationForm):

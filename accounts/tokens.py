@@ -16,9 +16,10 @@ from urllib.parse import parse_qsl
 import msgspec
 from django.conf import settings
 from django.contrib import auth
+from django.contrib.auth.models import Group
+from django.contrib.sessions.backends.base import SessionBase
 from django.contrib.sessions.models import Session
-from django.http import HttpRequest
-from django.utils.crypto import salted_hmac
+from django.utils.crypto import constant_time_compare, salted_hmac
 from rest_framework_simplejwt.backends import TokenBackend
 from rest_framework_simplejwt.exceptions import TokenBackendError, TokenBackendExpiredToken, TokenError
 from rest_framework_simplejwt.tokens import Token
@@ -26,6 +27,7 @@ from rest_framework_simplejwt.tokens import Token
 from accounts import store
 from accounts.models import Login, User
 from streams.errors import WireError
+from streams.prepared import Select
 
 ISSUER = AUDIENCE = "headrace"
 SESSION_LOGIN = "headrace_login"  # in a Django session: the id of its log-in
@@ -168,13 +170,19 @@ _known: dict[str, tuple[float, Known | None]] = {}
 
 
 def _look_up(login: str) -> Known | None:
-    rows = Login.objects.select_related("user", "api_key")
-    found = rows.filter(id=login, ended_at=None, user__is_active=True).first()
+    found = _LIVE.one(uuid.UUID(login))
     if found is None:
         return None
     key = getattr(found, "api_key", None)
-    groups = frozenset(found.user.groups.values_list("id", flat=True))
+    groups = frozenset(group.pk for group in _GROUPS.all(found.user_id))
     return Known(found.user, groups) if key is None else Known(found.user, groups, frozenset(key.scopes), str(key.id))
+
+
+_LIVE = Select(
+    lambda login: Login.objects.select_related("user", "api_key").filter(id=login, ended_at=None, user__is_active=True),
+    uuid.UUID,
+)
+_GROUPS = Select(lambda user: Group.objects.filter(user=user).only("id"), int)
 
 
 def _known_as(login: str, user_id: str) -> Known:
@@ -203,13 +211,26 @@ def _verify_key(credential: Credential) -> Identity:
 
 
 def _verify_session(key: str) -> Identity:
-    request = HttpRequest()
-    request.session = import_module(settings.SESSION_ENGINE).SessionStore(key)
-    user = auth.get_user(request)  # checks the session's hash against the password
-    login = request.session.get(SESSION_LOGIN)
-    if not user.is_authenticated or login is None:
+    session = import_module(settings.SESSION_ENGINE).SessionStore(key)
+    login = session.get(SESSION_LOGIN)
+    if login is None:
         raise WireError("unauthorized")
-    return identity_of(_known_as(login, str(user.pk)), login, session_expiry(key), "session")
+    known = _known_as(login, session.get(auth.SESSION_KEY))
+    if not _is_begun_by(known.user, session):
+        raise WireError("unauthorized")
+    return identity_of(known, login, session_expiry(key), "session")
+
+
+def _is_begun_by(user: User, session: SessionBase) -> bool:
+    """Whether his password, as it is, began the session. Writes nothing.
+
+    Django's `get_user` gives a session a new key where only an older SECRET_KEY verifies it; the response of a page
+    carries that key back, a handshake does not.
+    """
+    begun = session.get(auth.HASH_SESSION_KEY, "")
+    hashes = (user.get_session_auth_hash(), *user.get_session_auth_fallback_hash())
+    is_ours = session.get(auth.BACKEND_SESSION_KEY) in settings.AUTHENTICATION_BACKENDS
+    return is_ours and any(constant_time_compare(begun, one) for one in hashes)
 
 
 def session_expiry(key: str | None) -> float | None:

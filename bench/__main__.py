@@ -11,9 +11,9 @@ from datetime import date
 from pathlib import Path
 
 from bench import cpu, report, svg
-from bench.contenders import RAISED, house
-from bench.measure import Bench, NotMeasured, Row
-from bench.rows import NEEDS, NEEDS_MORE, ROWS
+from bench.contenders import RAISED, NotMeasured, house
+from bench.measure import Bench, Row
+from bench.rows import NEEDS, ROWS
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 5
@@ -29,13 +29,13 @@ def main() -> int:
     rounds = 1 if chosen.tiny else max(1, chosen.rounds)
     rows: list[Row] = []
     failed = []
-    with house() as processes:
+    with house(chosen.tiny) as processes:
         names = chosen.row or list(ROWS)
-        processes.start([*NEEDS, *(more for name in names for more in NEEDS_MORE.get(name, ()))])
         bench = Bench(processes, rounds, chosen.tiny, lambda text: print(text, flush=True))
         for name in names:
             print(f"{name}: {ROWS[name].__doc__}", flush=True)
             try:
+                processes.only(NEEDS[name])
                 made = ROWS[name](bench)
             except NotMeasured as error:
                 failed.append(name)

@@ -15,7 +15,7 @@ import msgspec
 
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 HANDSHAKE_S = 30.0
-WAITED_FOR = (b'"turn_end"', b'"ok"', b'"error"', b'"snapshot"')
+WAITED_FOR = (b'"turn_end"', b'"ok"', b'"error"', b'"snapshot"', b'"question"')
 LOOK_BYTES = 48  # the type stands within so many
 
 
@@ -28,6 +28,7 @@ class Socket(asyncio.Protocol):
 
     def __init__(self, host: str, path: str, token: str) -> None:
         loop = asyncio.get_running_loop()
+        self.path = path
         self.frames: list[tuple[float, bytes]] = []
         self.nbytes = 0
         self.nbytes_at_end = 0
@@ -36,12 +37,7 @@ class Socket(asyncio.Protocol):
         self._buffer = b""
         self._waiting: dict[bytes, deque[asyncio.Future]] = {}
         self.closed: bytes | None = None
-        key = base64.b64encode(os.urandom(16)).decode()
-        bearer = f"Authorization: Bearer {token}\r\n" if token else ""
-        self._request = (
-            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{bearer}\r\n"
-        ).encode()
+        self._request = handshake(host, path, token)
 
     @classmethod
     async def open(cls, host: str, port: int, path: str, token: str, ready: bytes | None) -> "Socket":
@@ -63,7 +59,9 @@ class Socket(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self._is_open:
             data = self._shake_hands(data)
-        now = time.monotonic()
+        self._parse(time.monotonic(), data)
+
+    def _parse(self, now: float, data: bytes) -> None:
         self.nbytes += len(data)
         if self._buffer:
             data = self._buffer + data
@@ -168,6 +166,79 @@ class Socket(asyncio.Protocol):
 
     def close(self) -> None:
         self.transport.close()
+
+
+class SocketIo(Socket):
+    """The same over Socket.IO 5 on Engine.IO 4: a frame is `42["type",{…}]`."""
+
+    def __init__(self, host: str, path: str, token: str) -> None:
+        super().__init__(host, path, token)
+        self._joined = asyncio.get_running_loop().create_future()
+
+    async def first(self, ready: bytes | None) -> None:
+        await super().first(ready)
+        async with asyncio.timeout(HANDSHAKE_S):
+            await self._joined
+
+    def _take(self, now: float, payload: bytes) -> None:
+        if payload[:2] == b"42":
+            super()._take(now, payload)
+        elif payload[:2] == b"40":
+            self._joined.set_result(None)
+        elif payload[:1] == b"0":
+            self._write(TEXT, b"40")
+        elif payload == b"2":
+            self._write(TEXT, b"3")
+
+    def send(self, **frame: object) -> float:
+        now = time.monotonic()
+        self._write(TEXT, b"42" + msgspec.json.encode((frame.pop("type"), frame)))
+        return now
+
+
+class Viewer(Socket):
+    """One of very many: from `keep` on it only keeps what comes, and reads it in `replay`, after the measurement."""
+
+    keeps = False
+
+    def keep(self) -> None:
+        self.frames.clear()
+        self.reads: list[tuple[float, bytes]] = []
+        self._cut = b""
+        self.keeps, self._ended = True, asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        if not self.keeps:
+            super().data_received(data)
+            return
+        self.reads.append((time.monotonic(), data))
+        if b'"turn_end"' in self._cut + data and not self._ended.done():
+            self._ended.set_result(None)
+        self._cut = data[-10:]  # the word may come in two pieces
+        if data[0] & 15 == PING and len(data) < 128:
+            self._write(PONG, data[2:])
+
+    async def ended(self) -> None:
+        await self._ended
+
+    def replay(self) -> None:
+        self.keeps = False
+        for at, data in self.reads:
+            self._parse(at, data)
+
+
+class SocketIoViewer(Viewer, SocketIo):
+    """One of very many over Socket.IO."""
+
+
+def handshake(host: str, path: str, token: str) -> bytes:
+    """The request that opens a WebSocket."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    bearer = f"Authorization: Bearer {token}\r\n" if token else ""
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{bearer}\r\n"
+    ).encode()
 
 
 class Http(asyncio.Protocol):

@@ -29,8 +29,11 @@ from bench import cpu
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 90.0
+END_S = 30.0
 FILL_S = 600.0
-HEADRACES = {"headrace", "accepting", "filled"}
+HEADRACES = {"headrace", "accepting", "filled", "storeless", "counted"}
+CREWS = {"two": 2, "three": 3, "four": 4}  # workers of one Headrace, each with a port, on one database and one store
+DRAIN_S = 3  # that the turns of a crew's worker have to end, which may take 20 by default
 STORES = ("valkey-server", "redis-server")
 
 # Bounds that protect one installation from one user; a measurement is one user, and one address.
@@ -38,20 +41,48 @@ RAISED = {
     "HEADRACE_SOCKETS_PER_USER": "100000",
     "HEADRACE_SOCKETS_PER_ADDRESS": "100000",
     "HEADRACE_TURNS_PER_USER": "100000",
+    "HEADRACE_TURNS_PER_WORKER": "2000",
     "HEADRACE_COMMANDS_PER_S": "1000",
     "HEADRACE_COMMANDS_BURST": "1000",
 }
 
 
+PATH = "/chat/bench?chat_id={chat}"
+PATHS = {"bare": "/relay/{chat}", "socketio": "/socket.io/?EIO=4&transport=websocket&chat={chat}"}
+# The tiny form of a takeover: what takes seconds by default, in fractions of them.
+QUICK = {"HEADRACE_BEAT_S": "0.5", "HEADRACE_DEAD_AFTER_S": "2", "HEADRACE_SWEEP_S": "0.5"}
+
+
 class Contender(msgspec.Struct):
-    """A server that can be measured. `path`: its sockets', with {chat}. `ready`: the frame after which it is open."""
+    """A server that can be measured, by its workers' ports and processes.
+
+    `path`: its sockets', with {chat}. `ready`: the frame after which one is open. `words`: what its clients speak,
+    where that is not frames of JSON.
+    """
 
     name: str
-    port: int
+    ports: list[int]
+    pids: list[int]
     path: str
     ready: str = ""
-    pid: int = 0
+    words: str = ""
     store: int = 0
+
+    @property
+    def port(self) -> int:
+        return self.ports[0]
+
+
+class Start(msgspec.Struct):
+    """How a process was started, so that it can be again."""
+
+    command: list[str]
+    env: dict[str, str]
+    cores: set[int]
+
+
+class NotMeasured(Exception):
+    """Why there is no figure, in a sentence."""
 
 
 class Look(msgspec.Struct):
@@ -65,10 +96,13 @@ class Look(msgspec.Struct):
 class House:
     """All processes of one run of the bench."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_tiny: bool = False) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
         self.directory = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
+        self._is_tiny = is_tiny
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._starts: dict[str, Start] = {}
+        self._leaving: set[str] = set()
         self._secret = secrets.token_hex(32)
         self._prepared = self.directory / "prepared"
         self._contenders: dict[str, Contender] = {}
@@ -86,28 +120,103 @@ class House:
         mine = [process.pid for process in self._processes.values()]
         return [*mine, *(contender.store for contender in self._contenders.values() if contender.store)]
 
+    def only(self, names: Iterable[str]) -> None:
+        """These contenders run and no others: what idles beside a measurement takes its share of the core.
+
+        Raises NotMeasured.
+        """
+        wanted = list(dict.fromkeys(names))
+        for name in [name for name in self._contenders if name not in wanted]:
+            for process in self._of(name):
+                self._end(process)
+                del self._processes[process]
+            del self._contenders[name]
+            data = self.directory / name
+            _wait(lambda data=data: not _store_of(data), f"the store of {name} has ended")
+            shutil.rmtree(data, ignore_errors=True)
+        self.start(wanted)
+
     def start(self, names: Iterable[str]) -> None:
-        """Of headrace, accepting (it runs no turns), filled (it has many rows), bare, layer; side by side."""
-        wanted = list(names)
-        if set(wanted) & HEADRACES:
+        """Headraces: headrace, accepting (it runs no turns), filled (it has many rows), storeless and counted
+        (bench/altered.py), crews. Floors: bare, hard. Peers: layer, socketio, resumable. Side by side.
+        """
+        wanted = [name for name in dict.fromkeys(names) if name not in self._contenders]
+        if set(wanted) & (HEADRACES | set(CREWS)) and not self._prepared.exists():
             self._prepare()
-        with ThreadPoolExecutor(len(wanted)) as threads:
-            starts = {name: self._headrace if name in HEADRACES else self._peer for name in wanted}
-            started = {name: threads.submit(start, name) for name, start in starts.items()}
-        self._contenders |= {name: future.result() for name, future in started.items()}
+        with ThreadPoolExecutor(max(1, len(wanted))) as threads:
+            started = {name: threads.submit(self._starter(name), name) for name in wanted}
+        self._contenders |= {name: future.result() for name, future in started.items() if not future.exception()}
+        for future in started.values():
+            future.result()
+
+    def _starter(self, name: str) -> Callable[[str], Contender]:
+        if name in CREWS:
+            return self._crew
+        if name in HEADRACES:
+            return self._headrace
+        return self._hard if name == "hard" else self._peer
+
+    def renew(self, name: str) -> Contender:
+        """The same contender in fresh processes, on its own data; whichever of the old ones still run are ended."""
+        contender = self.get(name)
+        processes = self._of(name)
+        for process in processes:
+            self._end(process)
+        for place, process in enumerate(processes):
+            contender.pids[place] = self._again(process, contender.ports[place])
+        contender.store = self._pin_store(self.directory / name)
+        return contender
+
+    def mend(self, name: str) -> Contender:
+        """Those processes of a contender that have ended, or are told to, started again; the others go on."""
+        contender = self.get(name)
+        for place, process in enumerate(self._of(name)):
+            if self._processes[process].poll() is not None or process in self._leaving:
+                self._end(process)
+                contender.pids[place] = self._again(process, contender.ports[place])
+        return contender
+
+    def leaves(self, name: str) -> None:
+        """The first worker of a crew is told to end by whoever measures that."""
+        self._leaving.add(self._of(name)[0])
+
+    def _of(self, name: str) -> list[str]:
+        return [f"{name}-{place}" for place in range(CREWS[name])] if name in CREWS else [name]
+
+    def _again(self, process: str, port: int) -> int:
+        start = self._starts[process]
+        pid = self._start(process, start.command, start.env, start.cores)
+        self._wait_up(process, port)
+        return pid
+
+    def _end(self, process: str) -> None:
+        self._leaving.discard(process)
+        running = self._processes[process]
+        running.send_signal(signal.SIGTERM)
+        try:
+            running.wait(END_S)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
 
     def get(self, name: str) -> Contender:
         return self._contenders[name]
 
     def log_of(self, name: str) -> str:
         """What it printed."""
-        return self._log(name).read_text(errors="replace")
+        return "\n".join(self._log(process).read_text(errors="replace") for process in self._of(name))
 
     def tokens(self, name: str, count: int) -> list[str]:
         """Access tokens of `count` fresh users of that Headrace; empty ones where there are no users."""
         if name not in self._environments:
             return [""] * count
         return _run(["-m", "bench.prepare", "tokens", str(count)], self._environments[name]).split()
+
+    def history(self, name: str, count: int) -> tuple[str, str]:
+        """A chat of that Headrace with so many stored messages: its user's access token, and its id."""
+        said = _run(["-m", "bench.prepare", "history", str(count)], self._environments[name], FILL_S)
+        token, chat = said.split()
+        return token, chat
 
     def fill(self, count: int) -> Look:
         """So many chats, turns and sessions for the Headrace `filled`, and how to look at them."""
@@ -135,14 +244,42 @@ class House:
         return sorted(took[1:])[max(0, math.ceil(0.95 * times) - 1)]
 
     def _headrace(self, name: str) -> Contender:
-        port = free_port()
         data = self.directory / name
-        shutil.copytree(self._prepared, data)
-        env = self._environment(data, PORT=str(port), HEADRACE_TURNS="off" if name == "accepting" else "on", **RAISED)
-        pid = self._start(name, ["manage.py", "serve"], env, cpu.SERVER_CORES)
-        self._wait_up(name, port)
+        shutil.copytree(self._prepared, data, dirs_exist_ok=True)
+        turns = "off" if name == "accepting" else "on"
+        command = ["-m", "bench.altered", name] if name in ("storeless", "counted") else ["manage.py", "serve"]
+        port, pid = self._worker(name, command, self._environment(data, HEADRACE_TURNS=turns, **RAISED))
+        self._environments[name] = self._starts[name].env
+        return Contender(name, [port], [pid], PATH, "snapshot", store=self._pin_store(data))
+
+    def _crew(self, name: str) -> Contender:
+        """Its first worker starts the store that they share."""
+        data = self.directory / name
+        shutil.copytree(self._prepared, data, dirs_exist_ok=True)
+        quick = QUICK if self._is_tiny else {}
+        env = self._environment(data, HEADRACE_DRAIN_TURNS_S=str(DRAIN_S), **RAISED, **quick)
+        first, *others = self._of(name)
+        made = [self._worker(first, ["manage.py", "serve"], env)]
+        store = self._pin_store(data)
+        made += [self._worker(other, ["manage.py", "serve"], env) for other in others]
         self._environments[name] = env
-        return Contender(name, port, "/chat/bench?chat_id={chat}", "snapshot", pid, self._pin_store(data))
+        ports, pids = zip(*made, strict=True)
+        return Contender(name, list(ports), list(pids), PATH, "snapshot", store=store)
+
+    def _worker(self, process: str, command: list[str], env: dict[str, str]) -> tuple[int, int]:
+        """Port and pid, once it answers."""
+        port = free_port()
+        pid = self._start(process, command, {**env, "PORT": str(port)}, cpu.SERVER_CORES)
+        self._wait_up(process, port)
+        return port, pid
+
+    def _hard(self, name: str) -> Contender:
+        port = free_port()
+        pid = self._start(name, ["-m", "bench.peers.hard", str(port)], {}, cpu.SERVER_CORES)
+        _wait(lambda: _listens(port) or self._processes[name].poll() is not None, f"{name} listens")
+        if self._processes[name].poll() is not None:
+            raise NotMeasured(f"{name} did not start:\n{self.log_of(name)}")
+        return Contender(name, [port], [pid], "/{chat}")
 
     def _prepare(self) -> None:
         """A directory with tables, provider and flows; copied for each Headrace."""
@@ -156,8 +293,9 @@ class House:
         env = self._environment(data, BENCH_MODEL=self.model)
         pid = self._start(name, ["-m", "bench.peers.serve", name, str(port)], env, cpu.SERVER_CORES)
         self._wait_up(name, port)
-        path = "/relay/{chat}" if name == "bare" else "/chat/{chat}"
-        return Contender(name, port, path, "", pid, self._pin_store(data))
+        path = PATHS.get(name, "/chat/{chat}")
+        words = "socketio" if name == "socketio" else ""
+        return Contender(name, [port], [pid], path, words=words, store=self._pin_store(data))
 
     def _environment(self, data: Path, **more: str) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
@@ -183,13 +321,14 @@ class House:
                 preexec_fn=lambda: os.sched_setaffinity(0, cores),
             )
         self._processes[name] = process
+        self._starts[name] = Start(command, env, cores)
         return process.pid
 
     def _wait_up(self, name: str, port: int) -> None:
         process = self._processes[name]
         _wait(lambda: _is_up(port) or process.poll() is not None, f"{name} answers")
         if process.poll() is not None:
-            raise SystemExit(f"bench: {name} did not start:\n{self.log_of(name)}")
+            raise NotMeasured(f"{name} did not start:\n{self._log(name).read_text(errors='replace')}")
 
     def _log(self, name: str) -> Path:
         return self.directory / f"{name}.log"
@@ -210,12 +349,14 @@ class House:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        with contextlib.suppress(SystemExit):  # a store that ends later would write into what was removed
+            _wait(lambda: not any(_store_of(self.directory / name) for name in self._contenders), "all stores ended")
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def house() -> Iterator[House]:
-    built = House()
+def house(is_tiny: bool = False) -> Iterator[House]:
+    built = House(is_tiny)
     try:
         yield built
     finally:

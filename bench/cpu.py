@@ -45,6 +45,14 @@ def _used_in_ticks_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is in RAM. 0 where it has gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
 def busy_s() -> float:
     """CPU seconds that all of the machine's cores have worked."""
     fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]

@@ -9,9 +9,12 @@ from collections.abc import Callable
 import msgspec
 
 from bench import cpu
-from bench.contenders import ROOT, Contender, House
-from bench.load import Job, Result
+from bench.contenders import ROOT, Contender, House, NotMeasured
+from bench.job import Job, Result
 
+DURABILITY = (
+    "SQLite, WAL, synchronous NORMAL, BEGIN IMMEDIATE; Valkey on a Unix socket, append-only file, fsync every second."
+)
 JOB_S = 600
 FOREIGN_SHARE = 0.2  # of a core: more than that kept busy by others, and a measurement is made again
 TRIES = 3
@@ -20,22 +23,22 @@ BUSY_SHARE = 0.9  # of the generator's cores: above it the row measured the gene
 Measured = dict[str, list[Result]]
 
 
-class NotMeasured(Exception):
-    """Why there is no figure, in a sentence."""
-
-
 class Goal(msgspec.Struct, frozen=True):
-    """`how`: "ratio" or "difference" to `against`, else the "value" itself; `is_least`: a bound from below."""
+    """`how`: "ratio" or "difference" to `against`, else the "value" itself, of the column `of`.
+
+    `is_least`: a bound from below.
+    """
 
     text: str
     bound: float
     how: str = "ratio"
     against: str = ""
     is_least: bool = False
+    of: str = "headrace"
 
     def reached(self, line: "Line") -> list[float]:
         """What was reached in each round."""
-        ours = line.columns.get("headrace", [])
+        ours = line.columns.get(self.of, [])
         if self.how == "value":
             return ours
         others = line.columns.get(self.against, [])
@@ -113,13 +116,15 @@ class Bench:
         contender = self.house.get(name)
         self._seed += 1
         path = str(fields.pop("path", contender.path))
+        tokens = list(fields.pop("tokens", ()))
         job = Job(
             kind=kind,
-            port=contender.port,
+            ports=contender.ports,
             path=path,
             ready=contender.ready,
+            words=contender.words,
             model_port=self.house.model_port,
-            tokens=self.house.tokens(name, users),
+            tokens=tokens or self.house.tokens(name, users),
             watch=self._watched(contender),
             ours=self.house.pids(),
             seed=self._seed,
@@ -141,11 +146,15 @@ class Bench:
             raise NotMeasured(f"{name}: {kind}: the text at a viewer was not the model's")
         return result
 
-    def _watched(self, contender: Contender) -> dict[str, int]:
-        found = {"server": contender.pid, "model": self.house.model_pid}
+    def _watched(self, contender: Contender) -> dict[str, list[int]]:
+        found = {"server": contender.pids, "model": [self.house.model_pid]}
         if contender.store:
-            found["store"] = contender.store
+            found["store"] = [contender.store]
         return found
+
+    def void(self, measured: "Measured") -> str:
+        """As `void_of`; a tiny form is no measurement, and never void."""
+        return "" if self.is_tiny else void_of(measured)
 
 
 def _go_beside() -> None:

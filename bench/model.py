@@ -52,13 +52,17 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Told(msgspec.Struct):
-    """What was sent for a tag. Times: time.monotonic(). `late_ms`: how far behind its time-table each token was."""
+    """What was sent for a tag. Times: time.monotonic(). `late_ms`: how far behind its time-table each token was.
+
+    `closed_at`: when its reader hung up before its end.
+    """
 
     received_at: float
     first_at: float = 0.0
     last_at: float = 0.0
     tokens: int = 0
     sha1: str = ""
+    closed_at: float = 0.0
     late_p99_ms: float = 0.0
 
 
@@ -168,6 +172,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._answer is not None:
             self._answer.end()
+            if not self._answer.told.sha1:
+                self._answer.told.closed_at = time.monotonic()
 
 
 class Paced:
@@ -175,7 +181,7 @@ class Paced:
 
     def __init__(self, transport: asyncio.Transport, told: Told, tokens: int, rate: float, seed: int) -> None:
         self._loop = asyncio.get_running_loop()
-        self._transport, self._told, self._tokens = transport, told, tokens
+        self._transport, self.told, self._tokens = transport, told, tokens
         gaps = random.Random(seed)
         self._gap = lambda: gaps.uniform(1 - JITTER, 1 + JITTER) / rate
         self._due = time.monotonic()
@@ -184,7 +190,7 @@ class Paced:
         self._timer: asyncio.TimerHandle | None = None
 
     def go_on(self) -> None:
-        told, now = self._told, time.monotonic()
+        told, now = self.told, time.monotonic()
         if not told.tokens:
             told.first_at = now
         while self._due <= now and told.tokens < self._tokens:
@@ -213,12 +219,12 @@ class Pouring:
     def __init__(
         self, connection: Connection, transport: asyncio.Transport, told: Told, tokens: int, text: Poured
     ) -> None:
-        self._connection, self._transport, self._told = connection, transport, told
+        self._connection, self._transport, self.told = connection, transport, told
         self._tokens, self._text = tokens, text
         self._timer: asyncio.Handle | None = None
 
     def go_on(self) -> None:
-        told = self._told
+        told = self.told
         if not told.tokens:
             told.first_at = time.monotonic()
         if told.tokens < self._tokens and self._connection.is_writable:

@@ -4,16 +4,15 @@ import statistics
 from datetime import date
 
 from bench.cpu import Machine
-from bench.measure import Line, Row
+from bench.measure import DURABILITY, Line, Row
 
 RULES = (
     "Floor, peer and Headrace in the same run on the same machine, taking turns; medians of {rounds} rounds, the range "
     "in brackets; ratios by round. *bare*: the same server with a raw ASGI relay, no store. *layer*: a Channels "
     "consumer, `channels_redis` pubsub, a frame a token, saved with the ORM at the end; for `accept` a DRF POST. "
+    "*socketio*: python-socketio, a room a chat, an emit and a frame a token. *resumable*: an XADD a token, an XREAD a "
+    "viewer. *hard*: picows on uvloop, from memory, without a model or a store. "
     "Text was equal at every viewer in every round. Server on one core; model, load and store on the others."
-)
-DURABILITY = (
-    "SQLite, WAL, synchronous NORMAL, BEGIN IMMEDIATE; Valkey on a Unix socket, append-only file, fsync every second."
 )
 
 
@@ -68,7 +67,9 @@ def document(rows: list[Row], machine: Machine, rounds: int, raised: dict[str, s
         "",
         RULES.format(rounds=rounds),
         "",
-        "Bounds raised for a single user: " + ", ".join(f"`{name}={value}`" for name, value in raised.items()) + ".",
+        "Bounds raised for a single user and a single worker: "
+        + ", ".join(f"`{name}={value}`" for name, value in raised.items())
+        + ".",
         "",
         f"![Floor, peer and Headrace]({picture})",
         "",

@@ -8,7 +8,18 @@ from bench.measure import Line, Row
 from bench.report import number, verdicts
 
 WIDTH, LEFT, RIGHT, BAR, GAP = 860, 150, 110, 16, 4
-COLOURS = {"bare": "#8a94a6", "relay": "#c3cad6", "layer": "#d9a05b", "headrace": "#1f7a8c", "whole turns": "#7fb7be"}
+COLOURS = {
+    "bare": "#8a94a6",
+    "relay": "#c3cad6",
+    "hard": "#5b6675",
+    "no store": "#c3cad6",
+    "layer": "#d9a05b",
+    "socketio": "#c9824a",
+    "resumable": "#e3bd8b",
+    "headrace": "#1f7a8c",
+    "whole turns": "#7fb7be",
+    "3 workers": "#7fb7be",
+}
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#1d2733}.t{font-weight:600}.s{fill:#5b6675}"
     "@media(prefers-color-scheme:dark){text{fill:#e6ebf2}.s{fill:#9aa6b6}}"

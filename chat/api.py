@@ -10,6 +10,7 @@ from django.conf import settings
 from django.db.models import Q
 from django.http import HttpResponse
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -31,6 +32,7 @@ from chat.turns.states import ACTIVE, TurnState
 from flows import store as flows
 from streams.clock import stamp
 from streams.errors import WireError
+from streams.turnstile import Turnstile
 
 TITLE_CHARS = Chat._meta.get_field("title").max_length  # of one that is given
 COMMENT_CHARS = 2000
@@ -81,9 +83,10 @@ class ChatsView(ChatAPIView):
         rows = own_chats(request.auth).filter(kind=Chat.Kind.CHAT).select_related("flow")
         query = request.query_params.get("q", "").replace("\0", "")[:200]
         if query:
+            wanted = shapes.folded(query)
             mine = Message.objects.filter(chat__user_id=request.auth.user_id)
-            in_texts = mine.filter(search_text__contains=shapes.folded(query))
-            rows = rows.filter(Q(title__icontains=query) | Q(id__in=in_texts.values("chat_id")))
+            in_texts = mine.filter(search_text__contains=wanted)
+            rows = rows.filter(Q(search_title__contains=wanted) | Q(id__in=in_texts.values("chat_id")))
         return page(request, rows, ("pinned", "last_turn_at", "id"), chats_json)
 
     def post(self, request: Request) -> Response:
@@ -136,6 +139,14 @@ class RestoreView(ChatAPIView):
         return Response(chats_json([own_chat(request.auth, ref)])[0])
 
 
+def _bounds() -> tuple[int, int, float]:
+    bounds = settings.HEADRACE
+    return bounds.exports_at_once, bounds.requests_waiting, bounds.request_wait_s
+
+
+_exports = Turnstile(_bounds, "busy", gettext_noop("Too many chats are exported at this moment. Try again shortly."))
+
+
 class ExportView(ChatAPIView):
     """The chat as a file: `?as=md` the branch that is shown, `?as=json` the whole tree."""
 
@@ -144,7 +155,8 @@ class ExportView(ChatAPIView):
         form = request.query_params.get("as", "md")
         if form not in export.FORMS:
             raise WireError("validation_error", fields={"as": _("This must be md or json.")})
-        return export.as_file(chat, form)
+        with _exports.take():
+            return export.as_file(chat, form)
 
 
 class MessagesView(ChatAPIView):
@@ -156,7 +168,7 @@ class MessagesView(ChatAPIView):
         branch = request.query_params.get("branch")
         if branch is not None:
             rows = rows.filter(id__in=_ancestors(chat, branch))
-        return page(request, rows, ("created", "id"), messages_json)
+        return page(request, rows, ("created", "id"), messages_json, lambda row: len(msgspec.json.encode(row.parts)))
 
 
 def own_chats(identity: Identity) -> Any:

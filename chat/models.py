@@ -50,6 +50,8 @@ class Chat(Owing):
     )
     graph = models.JSONField(null=True, blank=True)  # a debug chat's copy of the build
     title = models.CharField(_("title"), max_length=200, blank=True)
+    # What `q` looks in: `shapes.folded` of the title. The default is the database's too, for older workers.
+    search_title = models.TextField(default="", db_default="", blank=True, editable=False)
     head = models.UUIDField(_("shown leaf"), null=True, blank=True)  # the leaf that is shown; may name an answer to be
     pinned = models.BooleanField(_("pinned"), default=False)
     last_number = models.PositiveIntegerField(default=0)  # the number of the last turn

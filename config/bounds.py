@@ -29,8 +29,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     snapshot_messages: int = 50
     command_kept_days: int = 7
     # sockets
-    sockets_per_user: int = 20
-    sockets_per_address: int = 200
+    sockets_per_user: int = 20  # over all workers, readers of events included
+    sockets_per_address: int = 200  # the same; of IPv6 a /64 is one
+    places_kept_s: float = 15  # that a socket counts since its worker last said so: those of a killed one end by it
+    places_every_s: float = 5  # a worker says so
     chat_idle_s: float = 3600
     unsent_bytes: int = 1024 * 1024
     send_timeout_s: float = 10
@@ -62,6 +64,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     logins_kept_s: float = 90 * 86400  # since somebody logged in, however often he refreshed it: then once more
     pdfs_at_once: int = 2  # read by a process: each may take 512 MiB and a core for seconds
     checks_at_once: int = 2  # of graphs, by a process
+    exports_at_once: int = 1  # of chats, by a process: each holds the whole chat
+    page_bytes: int = 4 * 1024 * 1024  # of a page of messages; one message may be larger
     requests_waiting: int = 20  # behind those of each kind
     request_wait_s: float = 5
     rest_requests_per_minute: int = 1200

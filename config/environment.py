@@ -7,7 +7,7 @@ A missing or bad value raises SettingsError with one sentence that names the var
 import difflib
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from config.bounds import Bounds
-from streams import sentinel
+from streams import cluster, sentinel
 
 BOUND_PREFIX = "HEADRACE_"
 SECRET_KEY_CHARS = 32
@@ -38,6 +38,13 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Annotated[str, Meta(description="Where the database, the embedded store and the secret key live.")] = (
         "var"
     )
+    files_dir: Annotated[
+        str | None,
+        Meta(
+            description="Where uploaded files are kept; without it `DATA_DIR/files`. All machines of an installation "
+            "need the same one."
+        ),
+    ] = None
     workers: Annotated[int, Meta(ge=1, le=256, description="Server processes behind the port.")] = 1
     database_url: Annotated[
         str | None,
@@ -49,8 +56,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: Annotated[
         str | None,
         Meta(
-            description="`redis://host:6379/0`, `rediss://…`, `unix:///path` or, by Sentinel, "
-            "`redis+sentinel://host,host/master/0`; without it the embedded store."
+            description="`redis://host:6379/0`, `rediss://…`, `unix:///path`, by Sentinel "
+            "`redis+sentinel://host,host/master/0`, or of a cluster `redis+cluster://host,host`; without it the "
+            "embedded store."
         ),
     ] = None
     redis_prefix: Annotated[
@@ -270,6 +278,14 @@ def _kind(plain: Any) -> str:
     return {bool: "on or off", int: "whole number", float: "number"}.get(plain, "list" if plain == Names else "text")
 
 
+def misspelt(names: Iterable[str]) -> dict[str, str]:
+    """Of `names` those that are no settings and nearly one, and that one. `OTEL_…` are OpenTelemetry's own."""
+    known = {f.variable for f in (*fields(Environment), *fields(Bounds, BOUND_PREFIX))}
+    others = [name for name in names if name not in known and not name.startswith("OTEL_")]
+    near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.75) for name in others}
+    return {name: found[0] for name, found in near.items() if found}
+
+
 def _refuse_unknown(values: Mapping[str, str]) -> None:
     """A misspelt bound must not pass for a default."""
     known = {f.variable for f in (*fields(Environment), *fields(Bounds, BOUND_PREFIX))}
@@ -340,6 +356,11 @@ def _check_bounds(bounds: Bounds) -> None:
             f"HEADRACE_DEAD_AFTER_S is {bounds.dead_after_s:g} and HEADRACE_BEAT_S is {bounds.beat_s:g}; "
             "the first must be at least twice the second, or one late beat makes a worker dead."
         )
+    if bounds.places_kept_s < 2 * bounds.places_every_s:
+        raise SettingsError(
+            f"HEADRACE_PLACES_KEPT_S is {bounds.places_kept_s:g} and HEADRACE_PLACES_EVERY_S is "
+            f"{bounds.places_every_s:g}; the first must be at least twice the second, or open sockets are not counted."
+        )
 
 
 def _is_base_url(url: str) -> bool:
@@ -357,6 +378,8 @@ def _check_redis(url: str) -> None:
     try:
         if sentinel.is_sentinel(url):
             sentinel.parse(url)
+        elif cluster.is_cluster(url):
+            cluster.parse(url)
         else:
             parts = urlsplit(url)
             _ = parts.port
@@ -367,7 +390,8 @@ def _check_redis(url: str) -> None:
     if not is_good:
         raise SettingsError(
             "REDIS_URL is not an address of Redis; it must look like redis://host:6379/0, rediss://host:6380/0, "
-            "unix:///path/to/socket or redis+sentinel://host:26379,host:26379/master/0."
+            "unix:///path/to/socket, redis+sentinel://host:26379,host:26379/master/0 or, without a database number, "
+            "redis+cluster://host:6379,host:6379."
         )
 
 

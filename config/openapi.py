@@ -24,6 +24,7 @@ from accounts.rest.pages import PAGE_DEFAULT, PAGE_MOST
 from chat import api as chats
 from chat import sessions_api as sessions
 from config import examples, shapes
+from config.csp import DOCS_POLICY
 from flows import api as flows
 from streams.errors import CATALOGUE
 
@@ -70,6 +71,8 @@ def choice(*names: str) -> dict[str, Any]:
 
 TEXT = {"type": "string"}
 LOCALE = {"locale": TEXT}
+VERSION = {"version": {"type": "integer", "minimum": 1, "maximum": 999_999_999}}
+OF_VERSION = ("validation_error", "version_not_found")
 IDEMPOTENT = {"Idempotency-Key": "The command's id: the same again answers the same."}
 SESSION_FILTERS = {
     "state": choice("live", "connecting", "connected", "streaming", "paused", "disconnected", "error"),
@@ -119,16 +122,20 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("flows/{ref}/check/", "POST"): Operation(
         "Faults of a graph that is not saved", "Faults", body=flows.GraphBody, errors=("busy",)
     ),
-    ("flows/{ref}/build/", "GET"): Operation("The last build", "Build"),
+    ("flows/{ref}/build/", "GET"): Operation(
+        "The last build of the draft or a version", "Build", errors=OF_VERSION, query=VERSION
+    ),
     ("flows/{ref}/build/", "POST"): Operation(
         "Build the draft or a version", "BuildBegun", 202, flows.BuildBody, ("build_running", "version_not_found")
     ),
-    ("flows/{ref}/build/events/", "GET"): Operation("Follow the last build", media=STREAM),
+    ("flows/{ref}/build/events/", "GET"): Operation(
+        "Follow the last build of the draft or a version", errors=OF_VERSION, query=VERSION, media=STREAM
+    ),
     ("flows/{ref}/export/", "GET"): Operation(
         "The draft or a version, to import elsewhere",
         "FlowFile",
-        errors=("validation_error", "version_not_found"),
-        query={"version": {"type": "integer", "minimum": 1, "maximum": 999_999_999}},
+        errors=OF_VERSION,
+        query=VERSION,
     ),
     ("flows/{ref}/publish/", "POST"): Operation(
         "Build and publish the draft", "Version", body=flows.PublishBody, errors=("build_failed", "build_running")
@@ -379,4 +386,6 @@ class SchemaView(APIView):
 
 def docs(request: HttpRequest) -> HttpResponse:
     """The document, readable, and to be tried by who is logged in."""
-    return render(request, "docs.html", {"csrf": get_token(request)})
+    response = render(request, "docs.html", {"csrf": get_token(request)})
+    response.headers["Content-Security-Policy"] = DOCS_POLICY
+    return response

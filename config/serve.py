@@ -21,6 +21,7 @@ import uvicorn
 import websockets.http11
 from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
@@ -152,6 +153,8 @@ class SocketProtocol(Watched, WebSocketsSansIOProtocol):
         return message
 
     async def send(self, message: Any) -> None:
+        if self.handshake_complete and self.close_sent and message["type"] == "websocket.send":
+            raise ClientDisconnected  # it closed: its application will read so
         await super().send(message)
         if self.initial_response is not None and self.close_sent:
             self.handshake_complete = True  # by a refusal; uvicorn alone takes it for an error of the application

@@ -13,10 +13,18 @@ from config.environment import SettingsError, database_of, load, postgres_option
 from config.secret import kept_key
 
 BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def _directory(text: str) -> Path:
+    return Path(os.path.abspath(BASE_DIR / Path(text).expanduser()))
+
+
+ENV_FILE = Path(os.environ.get("ENV_FILE", BASE_DIR / ".env"))
 try:
-    _settings = load(os.environ, Path(os.environ.get("ENV_FILE", BASE_DIR / ".env")))
+    _settings = load(os.environ, ENV_FILE)
     _env = _settings.environment
-    DATA_DIR = Path(os.path.abspath(BASE_DIR / Path(_env.data_dir).expanduser()))
+    DATA_DIR = _directory(_env.data_dir)
+    FILES_DIR = _directory(_env.files_dir) if _env.files_dir else DATA_DIR / "files"
     SECRET_KEY = _env.secret_key or kept_key(DATA_DIR)
 except SettingsError as error:
     sys.exit(f"headrace: {error}")
@@ -181,7 +189,7 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
     "uploads": {
         "BACKEND": "django.core.files.storage.FileSystemStorage",
-        "OPTIONS": {"location": DATA_DIR / "files", "file_permissions_mode": 0o600},
+        "OPTIONS": {"location": FILES_DIR, "file_permissions_mode": 0o600},
     },
 }
 LOGIN_URL = "/login/"

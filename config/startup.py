@@ -4,6 +4,7 @@ import os
 import secrets
 import socket
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -13,9 +14,11 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
 from config.embedded import EmbeddedError
-from streams import database, redis, traces
+from config.environment import misspelt, read_env_file
+from streams import cluster, database, redis, traces
 
 REDIS_VERSION = (6, 2)  # XTRIM MINID
+CLUSTER_VERSION = (7, 0)  # SPUBLISH
 SPARE_CONNECTIONS = 8  # of the database: for its superusers, backups, this command
 CLOCKS_APART_S = 5.0
 
@@ -151,24 +154,36 @@ def check_migrations() -> None:
 def check_redis() -> None:
     """Asks Redis, and starts the embedded store where there is no other."""
     try:
-        facts = redis.blocking_client().info()
+        servers = redis.facts()
     except EmbeddedError as error:
         raise Fault(str(error)) from None
     except redis.Trouble as error:
         raise Fault(
             f"Redis does not answer ({_first_line(error)}); check REDIS_URL, or leave it out for the embedded store."
         ) from None
-    if facts.get("cluster_enabled"):
-        raise Fault("REDIS_URL is a node of a cluster, which Headrace does not speak; use one server, or Sentinel.")
+    for facts in servers:
+        _check_server(facts, cluster.is_cluster(settings.REDIS_URL or ""))
+
+
+def _check_server(facts: dict[str, Any], is_of_cluster: bool) -> None:
+    if facts.get("cluster_enabled") and not is_of_cluster:
+        raise Fault("REDIS_URL names a server of a cluster as if it were alone; write redis+cluster://host:6379.")
     if facts.get("role") != "master":
         raise Fault("REDIS_URL is a replica, which takes no writes; let it name the master, or the sentinels.")
-    if tuple(map(int, facts["redis_version"].split(".")[:2])) < REDIS_VERSION:
-        raise Fault(f"Redis is {facts['redis_version']}; it must be 6.2 or later.")
+    needed = CLUSTER_VERSION if is_of_cluster else REDIS_VERSION
+    if tuple(map(int, facts["redis_version"].split(".")[:2])) < needed:
+        raise Fault(f"Redis is {facts['redis_version']}; it must be {'.'.join(map(str, needed))} or later.")
     if "master_replid" not in facts:
         raise Fault("Redis does not tell its replication id, by which a restart is known; use Redis or Valkey itself.")
     policy = facts.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise Fault(f"Redis may drop events ({policy}); run: redis-cli CONFIG SET maxmemory-policy noeviction")
+
+
+def check_settings() -> None:
+    """Names of the file that are none, and nearly one: somebody believes in them."""
+    for name, near in misspelt(read_env_file(settings.ENV_FILE)).items():
+        raise Fault(f"{name} in {settings.ENV_FILE} is not a setting; did you mean {near}?")
 
 
 def check_secrets() -> None:

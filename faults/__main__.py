@@ -1,7 +1,11 @@
-"""`python -m faults [--only N] [--runs K] [--seed S]`: the faults on real workers, and whether the invariants held."""
+"""`python -m faults [--only N] [--runs K] [--seed S]`: the faults on real workers, and whether the invariants held.
+
+`--siege kills|rolling|churn`: a long run instead of the faults.
+"""
 
 import argparse
 import asyncio
+import functools
 import os
 import signal
 import statistics
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 
 SHOWN = 8  # of what an invariant found wrong
 RUN_S = 420.0
+SIEGE_S = 7200.0
 
 
 def main() -> int:
@@ -30,6 +35,9 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--herd", type=int, default=200, help="clients that come back at once (fault 10)")
     parser.add_argument("--quick", action="store_true", help="beats and sweeps in fractions of a second")
+    parser.add_argument("--siege", choices=("kills", "rolling", "churn"), help="a long run instead of the faults")
+    parser.add_argument("--turns", type=int, default=1000, help="of the sieges kills and rolling")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of the siege churn")
     parser.add_argument("--keep", action="store_true", help="keep the directory with the workers' logs")
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes end with this one
@@ -44,6 +52,8 @@ async def _all(chosen: argparse.Namespace) -> int:
         from faults.twenty import TWENTY  # it looks at rows: Django must be set up
 
         print(f"{len(house.workers)} workers, {'PostgreSQL' if house.is_postgres else 'SQLite'}, {house.directory}")
+        if chosen.siege:
+            return 0 if await _siege(house, chosen) else 1
         results: dict[int, list[Result]] = {}
         for number in chosen.only or sorted(TWENTY):
             fault = TWENTY[number]
@@ -61,7 +71,19 @@ async def _all(chosen: argparse.Namespace) -> int:
         await house.close(keep=chosen.keep)
 
 
-async def _once(house: House, fault: "Fault", seed: int) -> "Result":
+async def _siege(house: House, chosen: argparse.Namespace) -> bool:
+    from faults import sieges
+    from faults.twenty import Fault
+
+    amount = sieges.Amount(turns=chosen.turns, minutes=chosen.minutes)
+    do = functools.partial(sieges.SIEGES[chosen.siege], amount=amount)
+    siege = Fault(0, chosen.siege, "", do, lambda house: "")
+    result = await _once(house, siege, chosen.seed, SIEGE_S)
+    print(_line(siege, chosen.seed, result), flush=True)
+    return result.has_held
+
+
+async def _once(house: House, fault: "Fault", seed: int, within_s: float = RUN_S) -> "Result":
     """One run of one fault, from a healed house. What goes wrong in the fault itself is told as wrong."""
     from faults.run import Run
 
@@ -69,7 +91,7 @@ async def _once(house: House, fault: "Fault", seed: int) -> "Result":
     run = Run(house, fault.number * 1000 + seed)
     wrong: dict[str, list[str]] = {}
     try:
-        async with asyncio.timeout(RUN_S):
+        async with asyncio.timeout(within_s):
             try:
                 await fault.do(run)
             except Exception as error:
@@ -80,7 +102,7 @@ async def _once(house: House, fault: "Fault", seed: int) -> "Result":
             await house.heal()
             wrong = check(await run.finish())
     except TimeoutError as error:
-        run.expect(False, str(error) or f"the run was not over within {RUN_S:.0f} s")
+        run.expect(False, str(error) or f"the run was not over within {within_s:.0f} s")
     except Exception as error:
         run.expect(False, f"what was seen could not be looked at: {error!r}")
     finally:

@@ -23,13 +23,12 @@ from accounts.tokens import Identity
 from flows import build, diff, graph, providers, store
 from flows.kinds import KINDS
 from flows.models import Flow, FlowVersion, Provider
-from flows.store import own_flow
+from flows.store import NUMBER, own_flow
 from streams.clock import stamp
 from streams.errors import WireError
 from streams.turnstile import Turnstile
 
 STATUS = {"offline": Flow.Status.OFFLINE, "online": Flow.Status.ONLINE}
-NUMBER = re.compile(r"[0-9]{1,9}\Z", re.ASCII)
 EXPORT_FORM = 1
 # Faults of an import that are no gaps to be filled here: it holds what this server has no place for.
 STRANGE = frozenset({"bad_graph", "unknown_key", "unknown_kind", "unknown_field"})
@@ -165,15 +164,19 @@ class CheckView(FlowAPIView):
 
 
 class BuildView(FlowAPIView):
+    """The build of the draft, or of `?version=n`."""
+
     def get(self, request: Request, ref: str) -> Response:
         flow = own_flow(request.auth, ref)
-        return Response(build_json(found(async_to_sync(build.build_of)(flow.id))))
+        version = store.wanted_version(flow.id, request.query_params.get("version"))
+        return Response(build_json(found(async_to_sync(build.build_of)(flow.id, version))))
 
     def post(self, request: Request, ref: str) -> Response:
         flow = own_flow(request.auth, ref)
         version = BuildBody.of(request)["version"]
         built = async_to_sync(build.begin_build)(flow.id, request.auth.user_id, version)
-        return Response({"build": built.build}, status=202, headers={"Location": request.path})
+        location = request.path if version is None else f"{request.path}?version={version}"
+        return Response({"build": built.build}, status=202, headers={"Location": location})
 
 
 class BuildEventsView(FlowAPIView):
@@ -238,15 +241,13 @@ class FlowExportView(FlowAPIView):
 
     def get(self, request: Request, ref: str) -> Response:
         flow = own_flow(request.auth, ref)
-        number = request.query_params.get("version")
-        if number is not None and not NUMBER.match(number):
-            raise WireError("validation_error", fields={"version": _("This must be the number of a version.")})
+        version = store.wanted_version(flow.id, request.query_params.get("version"))
         exported = {
             "headrace": EXPORT_FORM,
             "name": flow.name,
             "description": flow.description,
             "double_text": flow.double_text,
-            "graph": store.draft_of(flow.id, None if number is None else int(number)),
+            "graph": store.draft_of(flow.id, version),
         }
         return Response(exported, headers={"Content-Disposition": f'attachment; filename="{flow.slug}.json"'})
 

@@ -28,6 +28,7 @@ from streams.errors import WireError
 logger = structlog.get_logger(__name__)
 
 LUA = Path(__file__).parent / "lua"
+LOOK = (LUA / "look_build.lua").read_text()
 START = (LUA / "start_build.lua").read_text()
 STEP = (LUA / "step_build.lua").read_text()
 BEGIN_WAIT_S = 0.5
@@ -63,15 +64,9 @@ async def build_of(flow_id: Any, version: int | None = None) -> Build | None:
     """The last build, kept for another day by this look at it. A build that died counts as a failure."""
     key = _key(flow_id, version)
 
-    async def look() -> Any:
-        pipe = redis.client().pipeline(transaction=False)
-        pipe.hgetall(key)
-        pipe.expire(key, settings.HEADRACE.build_kept_s)
-        pipe.time()
-        return await pipe.execute()
-
-    held, _kept, now = await _reach(look)
-    return _build({name.decode(): value for name, value in held.items()}, now[0]) if held else None
+    held, now = await _reach(lambda: redis.client().eval(LOOK, 1, key, settings.HEADRACE.build_kept_s))
+    fields = {name.decode(): value for name, value in zip(held[::2], held[1::2], strict=True)}
+    return _build(fields, int(now)) if held else None
 
 
 async def begin_build(flow_id: Any, by: int | None, version: int | None = None) -> Build:
@@ -167,13 +162,16 @@ async def publish(flow_id: Any, by: int | None, note: str = "") -> FlowVersion:
     raise WireError("build_running")
 
 
-async def version_graph(version_id: Any) -> dict[str, Any]:
-    """A published version's graph, from this process or from its row: it never changes. Raises version_not_found."""
+async def version_graph(version_id: Any, *, until_done: bool = False) -> dict[str, Any]:
+    """A published version's graph, from this process or from its row: it never changes. Raises version_not_found.
+
+    `until_done`: wait for the database as long as it takes.
+    """
     key = str(version_id)
     if key in _versions:
         _versions.move_to_end(key)
         return msgspec.json.decode(_versions[key])
-    found = await database.read(store.version_graph, version_id)
+    found = await database.read(store.version_graph, version_id, until_done=until_done)
     _versions[key] = msgspec.json.encode(found)
     while len(_versions) > 1 and sum(map(len, _versions.values())) > settings.HEADRACE.versions_kept_bytes:
         _versions.popitem(last=False)

@@ -6,6 +6,7 @@ once, what costs or asks is a step whose result `ctx` keeps, and the rest is wal
 
 import asyncio
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -119,6 +120,9 @@ def _failed(title: str, error: Exception) -> WireError:
 # --------------------------------------------------------------------------------------------- walking
 
 
+GIVES_WAY_S = 0.005
+
+
 class _Walk:
     """One run of a plan: what its nodes gave so far, and how often each was visited."""
 
@@ -142,8 +146,11 @@ class _Walk:
 
     async def run(self) -> Any:
         name: str | None = self.plan.start
+        gave_way = time.monotonic()
         while name is not None:
-            await asyncio.sleep(0)  # nodes that neither cost nor ask give way to others
+            if time.monotonic() - gave_way > GIVES_WAY_S:  # nodes that neither cost nor ask give way to others
+                await asyncio.sleep(0)
+                gave_way = time.monotonic()
             node = self.plan.nodes[name]
             outcome = await self.visit(node)
             if node.kind.is_end:

@@ -51,6 +51,7 @@ class NodeContext:
         self._ctx = ctx
         self._scope = scope
         self._compiled = compiled
+        self._work = templates.Work()
         self.branches = branches  # those that have an edge of their own
 
     def __getattr__(self, name: str) -> Any:
@@ -58,11 +59,13 @@ class NodeContext:
 
     def render(self, source: str) -> str:
         """The template's text. Raises TemplateError."""
-        return self._template(source).render(self._scope)
+        return self._template(source).render(self._scope, self._work)
 
     def value(self, source: Any, undefined: bool = False) -> Any:
         """The template's value with its type; what is no text stands for itself. Raises TemplateError."""
-        return self._template(source).value(self._scope, undefined) if isinstance(source, str) else source
+        if not isinstance(source, str):
+            return source
+        return self._template(source).value(self._scope, undefined, self._work)
 
     def values(self, tree: Any) -> Any:
         """A JSON value with every text in it taken as a template, within `data_bytes`.

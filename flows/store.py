@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import IntegrityError, models, transaction
 from django.utils.text import slugify
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from accounts import rights
 from accounts.tokens import Identity
@@ -22,8 +23,10 @@ from flows.models import Flow, FlowVersion, Provider
 from flows.signals import flow_deleted
 from streams import names
 from streams.errors import WireError
+from streams.prepared import Select
 
 SLUG = re.compile(rf"{names.SLUG}\Z")
+NUMBER = re.compile(r"[0-9]{1,9}\Z", re.ASCII)  # of a version
 TAKEN_SLUGS = frozenset({"import"})  # words of REST's paths
 META = frozenset({"name", "slug", "description", "icon", "owner", "double_text", "visibility"})
 
@@ -45,6 +48,23 @@ def find_flow(ref: str) -> Flow | None:
     if id_ is not None:
         return flows.filter(id=id_).first()
     return flows.filter(slug=ref).first() if SLUG.match(ref) else None
+
+
+def find_light_flow(ref: str) -> Flow | None:
+    """As `find_flow`, for each new socket: without what weighs, the draft and the published graph."""
+    id_ = _uuid(ref)
+    if id_ is not None:
+        return _LIGHT_BY_ID.one(id_)
+    return _LIGHT_BY_SLUG.one(ref) if SLUG.match(ref) else None
+
+
+def _light(**which: Any) -> models.QuerySet[Flow]:
+    flows = Flow.objects.filter(deleted=False, **which)
+    return flows.select_related("published").defer("draft", "published__graph")
+
+
+_LIGHT_BY_ID = Select(lambda id: _light(id=id), uuid.UUID)
+_LIGHT_BY_SLUG = Select(lambda slug: _light(slug=slug), str)
 
 
 def own_flow(identity: Identity, ref: str) -> Flow:
@@ -98,14 +118,15 @@ def create_flow(
 
 
 def empty_draft() -> dict[str, Any]:
-    """What a new flow begins with: it builds, and says nothing."""
+    """What a new flow begins with: it builds, and greets."""
     return {
         "schema": graph.SCHEMA,
         "nodes": [
             {"id": "start", "kind": "start", "fields": {}, "at": [0, 0]},
-            {"id": "end", "kind": "end", "fields": {}, "at": [320, 0]},
+            {"id": "hello", "kind": "message", "fields": {"text": _("Hello, {{ user.name }}!")}, "at": [320, 0]},
+            {"id": "end", "kind": "end", "fields": {}, "at": [640, 0]},
         ],
-        "edges": [{"from": "start", "to": "end"}],
+        "edges": [{"from": "start", "to": "hello"}, {"from": "hello", "to": "end"}],
     }
 
 
@@ -226,6 +247,20 @@ def versions(flow_id: Any) -> models.QuerySet[FlowVersion]:
 def params_of(version_id: uuid.UUID) -> dict[str, Any] | None:
     """The schema of what may come with a message, of a version, which never changes: its graph is read once."""
     return graph.start_fields(FlowVersion.objects.values_list("graph", flat=True).get(id=version_id)).get("params")
+
+
+NO_NUMBER = gettext_noop("This must be the number of a version.")
+
+
+def wanted_version(flow_id: Any, given: str | None) -> int | None:
+    """The number of the version that a query names; null: the draft. Raises validation_error, version_not_found."""
+    if given is None:
+        return None
+    if not NUMBER.match(given):
+        raise WireError("validation_error", NO_NUMBER, field="version")
+    if not FlowVersion.objects.filter(flow_id=flow_id, number=int(given)).exists():
+        raise WireError("version_not_found", field="version")
+    return int(given)
 
 
 def draft_of(flow_id: Any, number: int | None = None) -> dict[str, Any]:

@@ -65,26 +65,26 @@ class Template(msgspec.Struct, frozen=True):
     reads: tuple[Read, ...]
     tags: int
 
-    def render(self, scope: Mapping[str, Any]) -> str:
+    def render(self, scope: Mapping[str, Any], work: "Work | None" = None) -> str:
         """The text. Raises TemplateError."""
-        return _guarded(self, lambda run, context: run.text(self.tree, context), scope)
+        return _guarded(self, lambda run, context: run.text(self.tree, context), scope, work)
 
-    def value(self, scope: Mapping[str, Any], undefined: bool = False) -> Any:
+    def value(self, scope: Mapping[str, Any], undefined: bool = False, work: "Work | None" = None) -> Any:
         """The value with its type where the template is one `{{ … }}`, else the text.
 
         `undefined`: what is not there is None, not an error. Raises TemplateError.
         """
         if self.only is None:
-            return self.render(scope)
+            return self.render(scope, work)
         expression = self.only
 
-        def evaluate(run: "_Run", context: RenderContext) -> Any:
+        def evaluate(run: "Work", context: RenderContext) -> Any:
             found = expression.evaluate(context)
             if undefined and _is_undefined(found):
                 return None
             return _plain(found)
 
-        return _guarded(self, evaluate, scope)
+        return _guarded(self, evaluate, scope, work)
 
 
 @lru_cache(maxsize=256)
@@ -205,8 +205,8 @@ def _check_filter(item: Any) -> None:
 # ----------------------------------------------------------------------------------------- rendering
 
 
-class _Run:
-    """What one rendering may still spend."""
+class Work:
+    """What the renderings that share it may still spend: those of one node. A text of one has a bound of its own."""
 
     def __init__(self) -> None:
         bounds = settings.HEADRACE
@@ -236,7 +236,7 @@ class _Run:
 
 
 class _Buffer(StringIO):
-    def __init__(self, run: _Run):
+    def __init__(self, run: Work):
         super().__init__()
         self.run = run
         self.left = run.output_chars
@@ -254,7 +254,7 @@ class _Context(RenderContext):
 
     __slots__ = ("run",)
 
-    def __init__(self, template: Any, *, globals: Mapping[str, Any], run: _Run):
+    def __init__(self, template: Any, *, globals: Mapping[str, Any], run: Work):
         self.run = run
         super().__init__(template, globals=globals)
         # The library puts the machine's clock into every scope; `now` is the turn's, the same at each run.
@@ -378,8 +378,13 @@ def _plain(value: object) -> Any:
     return str(value)  # raises what is undefined
 
 
-def _guarded(template: Template, evaluate: Callable[[_Run, RenderContext], Any], scope: Mapping[str, Any]) -> Any:
-    run = _Run()
+def _guarded(
+    template: Template,
+    evaluate: Callable[[Work, RenderContext], Any],
+    scope: Mapping[str, Any],
+    work: Work | None,
+) -> Any:
+    run = Work() if work is None else work
     try:
         return evaluate(run, _Context(template.tree, globals=scope, run=run))
     except TemplateError:

@@ -2,9 +2,9 @@
 
 Commands go before work that is repeated until it is done. "Database is locked", a lost connection, a deadlock and a
 lock or a statement that PostgreSQL gave up are repeated with jitter inside the bound; past it
-WireError("unavailable"), or "busy" where its turn did not come. A call may therefore run more than once, and one that
-was given up may still commit: what is called must be safe to repeat (docs: durability). The bound frees the caller;
-what frees the thread are the limits of the connection (`postgres_options`).
+WireError("unavailable"), or to a command "busy" where only its turn did not come. A call may therefore run more than
+once, and one that was given up may still commit: what is called must be safe to repeat (docs: durability). The bound
+frees the caller; what frees the thread are the limits of the connection (`postgres_options`).
 
 On SQLite, whose transactions exclude each other anyway, writes that wait together are committed together: 2.7 times as
 many begins a second at 50 senders (docs/decisions/008-grouped-commits.md). One that fails is undone alone.
@@ -46,10 +46,18 @@ _IDLE_TOO_LONG = "25P03"  # idle_in_transaction_session_timeout: PostgreSQL has 
 
 
 async def read(
-    fn: Callable[..., T], *args: Any, bound_s: float | None = None, on_return: Callable[[], None] | None = None
+    fn: Callable[..., T],
+    *args: Any,
+    bound_s: float | None = None,
+    until_done: bool = False,
+    on_return: Callable[[], None] | None = None,
 ) -> T:
-    """`fn(*args)` on a database thread, without a transaction. `bound_s`: default `command_hop_s`."""
-    return await _call(fn, args, False, bound_s, False, COMMAND, on_return)
+    """`fn(*args)` on a database thread, without a transaction.
+
+    `bound_s`: default `command_hop_s`. `until_done`: no bound, repeated while the database is away: for a run, whose
+    own time bounds it.
+    """
+    return await _call(fn, args, False, bound_s, until_done, COMMAND, False, on_return)
 
 
 async def write(
@@ -58,16 +66,17 @@ async def write(
     bound_s: float | None = None,
     until_done: bool = False,
     is_beat: bool = False,
+    is_command: bool = False,
     on_return: Callable[[], None] | None = None,
 ) -> T:
     """`fn(*args)` on a database thread in one transaction.
 
     `until_done`: no bound, behind commands, repeated while the database is away. `is_beat`: before everything, for
-    a busy worker must not look dead. `on_return` is called on the event
-    loop once no thread works for this call any more: at its end, or later where it was given up.
+    a busy worker must not look dead. `is_command`: of a client who can be told `busy`. `on_return` is called on the
+    event loop once no thread works for this call any more: at its end, or later where it was given up.
     """
     priority = BEAT if is_beat else BACKGROUND if until_done else COMMAND
-    return await _call(fn, args, True, bound_s, until_done, priority, on_return)
+    return await _call(fn, args, True, bound_s, until_done, priority, is_command, on_return)
 
 
 def now() -> datetime:
@@ -95,6 +104,7 @@ async def _call(
     bound_s: float | None,
     until_done: bool,
     priority: float,
+    is_command: bool,
     on_return: Callable[[], None] | None,
 ) -> T:
     loop = asyncio.get_running_loop()
@@ -105,14 +115,14 @@ async def _call(
         for tries in itertools.count(1):
             job = _Job(fn, args, is_atomic, loop)
             threads = _threads()
-            threads.submit(job, priority)
+            threads.submit(job, priority, can_refuse=not until_done)
             try:
                 async with asyncio.timeout_at(deadline) as limit:
                     return await job.future
             except TimeoutError:
                 if not limit.expired():  # the function's own
                     raise
-                if not job.has_begun and threads.answered_within(bound_s):  # there is too much to do, that is all
+                if is_command and not job.has_begun and threads.answered_within(bound_s):  # there is much to do
                     raise WireError("busy", retry_after=1) from None
                 raise WireError("unavailable") from None
             except (OperationalError, InterfaceError, InternalError) as error:
@@ -254,12 +264,10 @@ def _come_back(done: list[tuple[_Job, Any, BaseException | None]]) -> None:
 
 
 def _tidy(error: BaseException | None) -> None:
-    """Give the connection back, or throw a broken one away. SQLite's is kept: opening it costs more than a read."""
+    """Throw a broken connection away. A whole one is kept: whoever held all others would keep this thread from one."""
     held = connections[DEFAULT_DB_ALIAS]
     try:
-        if held.vendor != "sqlite":
-            held.close_if_unusable_or_obsolete()
-        elif error is not None and held.connection is not None and not held.is_usable():
+        if error is not None and held.connection is not None and not held.is_usable():
             held.close()
     except Exception:
         held.connection = None
@@ -278,8 +286,8 @@ class _Threads:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: _Job, priority: float) -> None:
-        if priority == COMMAND and self._jobs.qsize() > settings.HEADRACE.database_waiting:
+    def submit(self, job: _Job, priority: float, *, can_refuse: bool) -> None:
+        if can_refuse and priority == COMMAND and self._jobs.qsize() > settings.HEADRACE.database_waiting:
             job.abandon(None)
             job.is_back = True
             raise WireError("unavailable")

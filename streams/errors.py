@@ -57,7 +57,7 @@ CATALOGUE: dict[str, Entry] = {
     "id_conflict": Entry(422, None, False, _("This id was used with other content. Use a fresh id.")),
     # state
     "turn_running": Entry(409, None, False, _("An answer is still being written. Wait for it, or stop it.")),
-    "turn_not_running": Entry(409, None, False, _("This turn has ended already.")),
+    "turn_not_running": Entry(409, None, False, _("No such turn runs or waits. It may have ended already.")),
     "question_closed": Entry(409, None, False, _("This question was answered already.")),
     "flow_offline": Entry(409, 1008, False, _("This flow is offline. Its owner must publish it first.")),
     "not_built": Entry(409, 1013, False, _("The draft is not built as it stands. Build it, then connect again.")),

@@ -79,20 +79,21 @@ def _leave(figures: list[Family]) -> None:
     kept_s = max(1, round(KEPT_TIMES * settings.HEADRACE.metrics_every_s))
     with redis.blocking_client().pipeline(transaction=False) as pipe:
         pipe.set(_key(here.worker), msgspec.json.encode(figures), ex=kept_s)
-        pipe.sadd(redis.key("metrics"), here.worker)
-        pipe.expire(redis.key("metrics"), kept_s)
+        pipe.sadd(_key(), here.worker)
+        pipe.expire(_key(), kept_s)
         pipe.execute()
 
 
 def _left() -> dict[str, list[Family]]:
     client = redis.blocking_client()
-    names = sorted(name.decode() for name in client.smembers(redis.key("metrics")))
+    names = sorted(name.decode() for name in client.smembers(_key()))
     found = dict(zip(names, client.mget([_key(name) for name in names]), strict=True)) if names else {}
     gone = [name for name, figures in found.items() if figures is None]
     if gone:
-        client.srem(redis.key("metrics"), *gone)
+        client.srem(_key(), *gone)
     return {name: _decode(figures) for name, figures in found.items() if figures is not None}
 
 
-def _key(worker: str) -> str:
-    return redis.key("metrics", worker)
+def _key(*worker: str) -> str:
+    """Of a worker's figures; of their names without one. One hash tag: they are read together."""
+    return redis.key("{metrics}", *worker)

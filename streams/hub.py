@@ -1,6 +1,7 @@
 """This process's rings: the newest events of each chat that somebody here watches.
 
-Fed by this worker's own appends and by one subscription; feeding is idempotent by position. What does not continue
+Fed by this worker's own appends and by one subscription (on a cluster one at each master: channels have slots as keys
+have, and a chat's moves with its log); feeding is idempotent by position. What does not continue
 a ring, or is of another epoch, is a gap, and the log is read; only a read changes a ring's epoch. Every few seconds
 and after each reconnect the tops of all watched chats are compared, so that a lost message costs seconds.
 """
@@ -16,10 +17,12 @@ import msgspec
 import structlog
 from django.conf import settings
 
+from streams.cluster import slot_of
 from streams.errors import WireError
 from streams.frames import text_frames
 from streams.log import Appended, Batch, Log, Position, channel_of
-from streams.redis import Link, pack
+from streams.redis import Link, Refusal, pack
+from streams.servers import Place
 from streams.states import StreamState
 
 logger = structlog.get_logger(__name__)
@@ -129,18 +132,26 @@ class Ring:
 
 
 class _Watch:
-    """A ring with its watchers, its opening and its mending."""
+    """A ring with its watchers, its opening, its mending, and on a cluster its moving from one master to another."""
 
-    __slots__ = ("channel", "count", "is_gap", "is_open", "mending", "opening", "ring")
+    __slots__ = (
+        "channel", "count", "is_astray", "is_gap", "is_open", "mending", "moving", "opening", "ring", "slot",
+        "subscription",
+    )  # fmt: skip
 
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
-        self.channel = channel_of(ring.chat).encode()
+        channel = channel_of(ring.chat)
+        self.channel = channel.encode()
+        self.slot = slot_of(channel)
         self.count = 0
+        self.subscription: _Subscription | None = None
         self.opening: asyncio.Task | None = None
         self.mending: asyncio.Task | None = None
+        self.moving: asyncio.Task | None = None
         self.is_open = False  # it was read once
         self.is_gap = False  # something came that did not fit: read again
+        self.is_astray = False  # its slot is not where it is subscribed
 
 
 class Hub:
@@ -152,41 +163,41 @@ class Hub:
         self.on_fresh: Callable[[Ring, list[bytes]], None] = lambda ring, frames: None
         self.is_degraded = False
         self._watches: dict[str, _Watch] = {}
-        self._by_channel: dict[bytes, _Watch] = {}
-        self._link: Link | None = None
-        self._is_cut = False  # the subscription is away
-        self._replies: deque[asyncio.Future | None] = deque()  # one for each (un)subscribe on its way
+        self._subscriptions: dict[Place | None, _Subscription] = {}  # None: to the one server
         self._changed = asyncio.Event()
-        self._heard = False
-        self._keeper: asyncio.Task | None = None
         self._tasks: set[asyncio.Task] = set()
+        self._is_closed = False
         log.on_appended = self._on_appended
         log.on_new_epoch = self._on_new_epoch
         log.on_trouble = lambda _: self._judge()
+        if log.masters is not None:
+            log.masters.listeners.append(self._on_masters)
 
     async def start(self) -> None:
         """Connect; returns after at most the time-out of Redis, connected or degraded."""
-        if self._keeper is not None:
+        if self._subscriptions:
             return
-        self._keeper = asyncio.create_task(self._keep(), name="hub")
+        if self.log.masters is not None:
+            self.log.masters.ask()
+        self._subscription_at(self._place_of(0))
         try:
             async with asyncio.timeout(settings.HEADRACE.redis_timeout_s):
-                while self._link is None and not self.is_degraded:
+                while any(each.link is None for each in self._subscriptions.values()) and not self.is_degraded:
                     await self._wait_changed()
         except TimeoutError:
             pass
 
     async def aclose(self) -> None:
+        self._is_closed = True
+        if self.log.masters is not None:
+            self.log.masters.listeners.remove(self._on_masters)
         tasks = [*self._tasks]
-        if self._keeper is not None:
-            tasks.append(self._keeper)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        if self._link is not None:
-            await self._link.aclose()
-        self._keeper = None
+        for subscription in self._subscriptions.values():
+            await subscription.aclose()
 
     async def watch(self, chat: str) -> Ring:
         """This chat's ring, with epoch and top. Counted: each watch needs its `leave`.
@@ -195,9 +206,12 @@ class Hub:
         """
         watch = self._watches.get(chat)
         if watch is None:
+            if self._is_closed:
+                raise WireError("unavailable")
             bounds = settings.HEADRACE
             watch = _Watch(Ring(chat, bounds.ring_events, bounds.ring_bytes, self.on_fresh))
-            self._watches[chat] = self._by_channel[watch.channel] = watch
+            self._watches[chat] = watch
+            self._seat(watch)
             watch.opening = self._spawn(self._open(watch))
         watch.count += 1
         try:
@@ -260,20 +274,6 @@ class Hub:
         if watch is not None:
             self._mend_later(watch)
 
-    def _on_push(self, push: Any) -> None:
-        self._heard = True
-        if not isinstance(push, list):  # PONG before the first subscription
-            return
-        kind = push[0]
-        if kind == b"message":
-            watch = self._by_channel.get(push[1])
-            if watch is not None:
-                self._on_message(watch, push[2])
-        elif kind in (b"subscribe", b"unsubscribe") and self._replies:
-            reply = self._replies.popleft()
-            if reply is not None and not reply.done():
-                reply.set_result(True)
-
     def _on_message(self, watch: _Watch, payload: bytes) -> None:
         end = payload.find(b"\n", 0, 64)
         epoch, first, last = payload[:end].decode().split(" ")
@@ -296,8 +296,7 @@ class Hub:
         """Subscribe, then read: what comes between is either in the read or on its way here."""
         try:
             async with asyncio.timeout(settings.HEADRACE.command_hop_s):
-                while not await self._subscribe(watch):
-                    await self._wait_changed()
+                await self._subscribe(watch)
         except TimeoutError:
             raise WireError("unavailable") from None
         read = await self.log.read(watch.ring.chat, 0, limit=0)
@@ -312,13 +311,10 @@ class Hub:
         if watch.count or self._watches.get(chat) is not watch:
             return
         del self._watches[chat]
-        del self._by_channel[watch.channel]
-        for task in (watch.opening, watch.mending):
+        for task in (watch.opening, watch.mending, watch.moving):
             if task is not None:
                 task.cancel()
-        if self._link is not None:
-            self._replies.append(None)
-            self._link.write(pack("UNSUBSCRIBE", watch.channel))
+        watch.subscription.leave(watch)
 
     def _mend_later(self, watch: _Watch) -> None:
         watch.is_gap = True
@@ -351,69 +347,62 @@ class Hub:
         # Too far behind, trimmed, or another epoch: readers take what they lack from the log.
         ring.reset(read.epoch, read.top, frames if reaches_top else [])
 
-    # ------------------------------------------------------------------------------ the subscription
+    # ------------------------------------------------------------------------------ where it is heard
 
-    async def _subscribe(self, watch: _Watch) -> bool:
-        """Returns once the server has confirmed it; False: there is no link, or it was lost."""
-        if self._link is None:
-            return False
-        reply = asyncio.get_running_loop().create_future()
-        self._replies.append(reply)
-        self._link.write(pack("SUBSCRIBE", watch.channel))
-        return await reply
+    def _place_of(self, slot: int) -> Place | None:
+        return None if self.log.masters is None else self.log.masters.of(slot)
 
-    async def _keep(self) -> None:
-        """Hold the subscription and compare tops, for ever."""
-        failures = 0
+    def _subscription_at(self, place: Place | None) -> "_Subscription":
+        subscription = self._subscriptions.get(place)
+        if subscription is None:
+            subscription = self._subscriptions[place] = _Subscription(self, place)
+        return subscription
+
+    def _seat(self, watch: _Watch) -> "_Subscription":
+        """Where it is to be heard now."""
+        subscription = self._subscription_at(self._place_of(watch.slot))
+        if watch.subscription is not subscription:
+            if watch.subscription is not None:
+                del watch.subscription.watches[watch.channel]
+            watch.subscription = subscription
+            subscription.watches[watch.channel] = watch
+        return subscription
+
+    async def _subscribe(self, watch: _Watch) -> None:
+        """Returns once the server has confirmed it, whichever has its slot then."""
         while True:
-            try:
-                await self._connect()
-                failures = 0
-                await self._listen()
-            except Exception as error:  # the next try may succeed; until then sockets are told
-                if not self._is_cut:
-                    logger.warning("subscription_lost", reason=repr(error))
-            self._drop_link()
-            self._is_cut = True
-            self._judge()
-            failures = min(failures + 1, 6)
-            await asyncio.sleep(random.uniform(0, min(1.0, 0.05 * 2**failures)))
+            subscription = self._seat(watch)
+            if await subscription.subscribe(watch.channel):
+                return
+            if self._seat(watch) is subscription:
+                await self._wait_changed()
 
-    async def _connect(self) -> None:
-        """A link that is subscribed to all that is watched."""
-        self._link = await Link.open(self._on_push, self._on_link_lost)
+    def _follow(self, watch: _Watch) -> None:
+        """Its slot is with another master: hear it there, then read what was missed."""
+        watch.is_astray = True
+        if watch.moving is None or watch.moving.done():
+            watch.moving = self._spawn(self._move(watch))
+
+    async def _move(self, watch: _Watch) -> None:
+        while watch.is_astray:
+            watch.is_astray = False
+            await self._subscribe(watch)
+        self._mend_later(watch)
+
+    def _on_masters(self) -> None:
+        """The cluster has said anew who has what. A master that lost slots says so itself, unless it is away."""
+        for place in self.log.masters.places:
+            self._subscription_at(place)
+        for watch in self._watches.values():
+            before = watch.subscription
+            if before.is_cut and self._seat(watch) is not before:
+                self._follow(watch)
+        for place, subscription in list(self._subscriptions.items()):
+            if place not in self.log.masters.places and not subscription.watches:
+                del self._subscriptions[place]
+                self._spawn(subscription.aclose())
         self._changed.set()
-        channels = list(self._by_channel)
-        if not channels:
-            return
-        last = asyncio.get_running_loop().create_future()
-        self._replies.extend([None] * (len(channels) - 1) + [last])
-        self._link.write(pack("SUBSCRIBE", *channels))
-        async with asyncio.timeout(settings.HEADRACE.command_hop_s):
-            if not await last:
-                raise ConnectionResetError("lost while subscribing")
-
-    async def _listen(self) -> None:
-        """Until the link is lost: every few seconds the tops, and a ping that must be heard."""
-        bounds = settings.HEADRACE
-        while True:
-            await self.log.tops([chat for chat, watch in self._watches.items() if watch.is_open], self._on_top)
-            if self._link is None:
-                raise ConnectionResetError("the connection ended")
-            if self._is_cut:
-                self._is_cut = False
-                logger.info("subscription_back")
-                self._judge()
-            self._heard = False
-            self._link.write(pack("PING"))
-            try:
-                async with asyncio.timeout(random.uniform(0.9, 1.1) * bounds.tops_every_s):
-                    while self._link is not None:
-                        await self._wait_changed()
-                raise ConnectionResetError("the connection ended")
-            except TimeoutError:
-                if not self._heard:
-                    raise ConnectionResetError("no answer to a ping") from None
+        self._judge()
 
     def _on_top(self, chat: str, position: Position) -> None:
         watch = self._watches.get(chat)
@@ -423,27 +412,12 @@ class Hub:
         if position.epoch != ring.epoch or position.seq > ring.seq:
             self._mend_later(watch)
 
-    def _on_link_lost(self, link: Link) -> None:
-        if link is self._link:
-            self._drop_link()
-
-    def _drop_link(self) -> None:
-        link, self._link = self._link, None
-        if link is None:
-            return
-        link.abort()
-        for reply in self._replies:
-            if reply is not None and not reply.done():
-                reply.set_result(False)
-        self._replies.clear()
-        self._changed.set()
-
     async def _wait_changed(self) -> None:
         self._changed.clear()
         await self._changed.wait()
 
     def _judge(self) -> None:
-        is_degraded = self._is_cut or self.log.is_in_trouble
+        is_degraded = self.log.is_in_trouble or any(each.is_cut for each in self._subscriptions.values())
         if is_degraded != self.is_degraded:
             self.is_degraded = is_degraded
             self._changed.set()
@@ -459,3 +433,164 @@ class Hub:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waits for it has it; nobody may
+
+
+class _Subscription:
+    """One link that hears channels, for ever: when it was lost it is made again, and then the tops are compared.
+
+    `place`: of a master of a cluster, whose channels are sharded. Then it may be told that a slot is not its own.
+    """
+
+    def __init__(self, hub: Hub, place: Place | None) -> None:
+        self.watches: dict[bytes, _Watch] = {}  # by channel
+        self.link: Link | None = None
+        self.is_cut = False  # it is away
+        # For each (un)subscribe on its way: its channel, and who waits for it (nobody for the end of one).
+        self.replies: deque[tuple[bytes, asyncio.Future | None]] = deque()
+        self._hub = hub
+        self._place = place
+        self._masters = hub.log.masters
+        self._words = ("SUBSCRIBE", "UNSUBSCRIBE") if place is None else ("SSUBSCRIBE", "SUNSUBSCRIBE")
+        self._message = b"message" if place is None else b"smessage"
+        self._heard = False
+        self._keeper = asyncio.create_task(self._keep(), name="hub")
+
+    async def aclose(self) -> None:
+        self._keeper.cancel()
+        await asyncio.wait([self._keeper])
+        if self.link is not None:
+            await self.link.aclose()
+
+    async def subscribe(self, channel: bytes) -> bool:
+        """Once the server has confirmed it. False: there is no link, it was lost, or the slot is not here."""
+        if self.link is None:
+            return False
+        packed, reply = self._ask_for(channel)
+        self.link.write(packed)
+        return await reply
+
+    def leave(self, watch: _Watch) -> None:
+        del self.watches[watch.channel]
+        if self.link is not None:
+            self.replies.append((watch.channel, None))
+            self.link.write(pack(self._words[1], watch.channel))
+
+    def _ask_for(self, channel: bytes) -> tuple[bytes, asyncio.Future]:
+        reply = asyncio.get_running_loop().create_future()
+        self.replies.append((channel, reply))
+        return pack(self._words[0], channel), reply
+
+    # ------------------------------------------------------------------------------ what arrives
+
+    def _on_push(self, push: Any) -> None:
+        self._heard = True
+        if not isinstance(push, list):
+            if isinstance(push, Refusal):
+                self._on_refusal(str(push))
+            return  # else PONG before the first subscription
+        kind = push[0]
+        if kind == self._message:
+            watch = self.watches.get(push[1])
+            if watch is not None:
+                self._hub._on_message(watch, push[2])
+        elif kind in (b"subscribe", b"unsubscribe", b"ssubscribe", b"sunsubscribe"):
+            self._on_reply(push[1], is_end=b"uns" in kind)
+
+    def _on_reply(self, channel: bytes, is_end: bool) -> None:
+        asked, reply = self.replies[0] if self.replies else (None, None)
+        if asked == channel and is_end == (reply is None):
+            self.replies.popleft()
+            if reply is not None and not reply.done():
+                reply.set_result(True)
+        elif is_end:  # unasked: the slot has been given to another master, which this one names when it is asked again
+            watch = self.watches.get(channel)
+            if watch is not None:
+                self._hub._follow(watch)
+        elif self.link is not None:  # nobody knows any more what answers what
+            self.link.abort()
+
+    def _on_refusal(self, refusal: str) -> None:
+        if not self.replies:
+            return
+        if refusal.startswith("MOVED ") and self._masters is not None:
+            self._masters.follow(refusal, self._place)
+        _, reply = self.replies.popleft()
+        if reply is not None and not reply.done():
+            reply.set_result(False)
+
+    # ------------------------------------------------------------------------------ the link
+
+    async def _keep(self) -> None:
+        """Hold the subscription and compare tops, for ever."""
+        failures = 0
+        while True:
+            try:
+                await self._connect()
+                failures = 0
+                await self._listen()
+            except Exception as error:  # the next try may succeed; until then sockets are told
+                if not self.is_cut:
+                    logger.warning("subscription_lost", reason=repr(error))
+            self._drop_link()
+            self.is_cut = True
+            self._hub._judge()
+            if self._masters is not None:
+                self._masters.ask()
+            failures = min(failures + 1, 6)
+            await asyncio.sleep(random.uniform(0, min(1.0, 0.05 * 2**failures)))
+
+    async def _connect(self) -> None:
+        """A link that is subscribed to all that is watched."""
+        url = None if self._masters is None else self._masters.url(self._place)
+        self.link = await Link.open(self._on_push, self._on_link_lost, (), url)
+        self._hub._changed.set()
+        watches = list(self.watches.values())
+        asked = [self._ask_for(watch.channel) for watch in watches]
+        if asked:
+            self.link.write(b"".join(packed for packed, _ in asked))
+        async with asyncio.timeout(settings.HEADRACE.command_hop_s):
+            heard = [await reply for _, reply in asked]
+        if self.link is None or (self._masters is None and not all(heard)):
+            raise ConnectionResetError("lost while subscribing")
+        for watch, is_heard in zip(watches, heard, strict=True):
+            if not is_heard and watch.subscription is self:
+                self._hub._follow(watch)
+
+    async def _listen(self) -> None:
+        """Until the link is lost: every few seconds the tops, and a ping that must be heard."""
+        hub, bounds = self._hub, settings.HEADRACE
+        while True:
+            await hub.log.tops([each.ring.chat for each in self.watches.values() if each.is_open], hub._on_top)
+            if self.link is None:
+                raise ConnectionResetError("the connection ended")
+            if self.is_cut:
+                self.is_cut = False
+                logger.info("subscription_back")
+                hub._judge()
+            self._heard = False
+            self.link.write(pack("PING"))
+            try:
+                async with asyncio.timeout(random.uniform(0.9, 1.1) * bounds.tops_every_s):
+                    while self.link is not None:
+                        await hub._wait_changed()
+                raise ConnectionResetError("the connection ended")
+            except TimeoutError:
+                if not self._heard:
+                    raise ConnectionResetError("no answer to a ping") from None
+                if self._masters is not None:
+                    hub._changed.set()  # a slot that nobody had may have somebody
+
+    def _on_link_lost(self, link: Link) -> None:
+        if link is self.link:
+            self._drop_link()
+
+    def _drop_link(self) -> None:
+        link, self.link = self.link, None
+        if link is None:
+            return
+        link.abort()
+        for _, reply in self.replies:
+            if reply is not None and not reply.done():
+                reply.set_result(False)
+        self.replies.clear()
+        self._hub._changed.set()

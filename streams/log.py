@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 from django.conf import settings
 
-from streams import metrics, redis
+from streams import cluster, metrics, redis
+from streams.masters import Masters, lane_to
 
 _LUA = Path(__file__).parent / "lua"
 _SEQ_MAX = 10**13  # beyond it Lua's numbers would not print as integers
@@ -76,18 +77,25 @@ class Read(msgspec.Struct, frozen=True):
 
 
 class Log:
-    """The log of every chat, for one worker and event loop. The hub sets the two callbacks."""
+    """The log of every chat, for one worker and event loop. The hub sets the callbacks.
+
+    `masters`: those of a cluster; None where Redis is one server.
+    """
 
     def __init__(self) -> None:
         self.on_appended: Callable[[Batch, Appended, bool], None] = lambda batch, appended, is_kept: None
         self.on_new_epoch: Callable[[str], None] = lambda chat: None
         self.on_trouble: Callable[[bool], None] = lambda is_in_trouble: None
-        head = (_LUA / "epoch.lua").read_text()
-        append, read = (head + (_LUA / name).read_text() for name in ("append.lua", "read.lua"))
+        url = settings.REDIS_URL or ""
+        self.masters = Masters(cluster.parse(url)) if cluster.is_cluster(url) else None
+        lane = lane_to(self.masters)
+        publish = f"local PUBLISH = '{'SPUBLISH' if self.masters else 'PUBLISH'}'\n"
+        epoch, append, read = ((_LUA / name).read_text() for name in ("epoch.lua", "append.lua", "read.lua"))
+        append, read = publish + epoch + append, epoch + read
         self._append_sha = redis.sha_of(append)
         self._read_sha = redis.sha_of(read)
-        self._appends = redis.Lane("append", [append], self._change, metrics.event_delay.of().observe)
-        self._reads = redis.Lane("read", [read], self._change)
+        self._appends = lane("append", [append], self._change, metrics.event_delay.of().observe)
+        self._reads = lane("read", [read], self._change)
 
     @property
     def is_in_trouble(self) -> bool:
@@ -110,7 +118,7 @@ class Log:
 
         def make() -> bytes:
             return redis.pack(
-                "EVALSHA", self._append_sha, 3, meta, log, channel, _fresh_epoch(), bounds.log_kept_s, batch.epoch,
+                "EVALSHA", self._append_sha, 2, meta, log, _fresh_epoch(), bounds.log_kept_s, batch.epoch, channel,
                 turn, batch.attempt, batch.n, b"1" if batch.ends else b"0", bounds.log_events, bounds.log_bytes,
                 *batch.frames,
             )  # fmt: skip
@@ -127,7 +135,7 @@ class Log:
                 return NewEpoch(reply[1].decode())
             return Fenced()
 
-        return self._appends.submit(make, then, bounds.pending_events_s)
+        return self._appends.submit(make, then, bounds.pending_events_s, meta)
 
     async def read(self, chat: str, after: int, limit: int | None = None, max_bytes: int | None = None) -> Read:
         """Epoch, top and the events after `after`, at most `limit` of them and `max_bytes`, in one step.
@@ -153,6 +161,8 @@ class Log:
     async def aclose(self) -> None:
         await self._appends.aclose()
         await self._reads.aclose()
+        if self.masters is not None:
+            await self.masters.aclose()
 
     def _read(
         self,
@@ -171,7 +181,7 @@ class Log:
                 -1 if limit is None else limit, -1 if max_bytes is None else max_bytes,
             )  # fmt: skip
 
-        return self._reads.submit(make, then or _as_read, bounds.command_hop_s)
+        return self._reads.submit(make, then or _as_read, bounds.command_hop_s, meta)
 
     def _change(self, _: bool) -> None:
         self.on_trouble(self.is_in_trouble)

@@ -23,7 +23,7 @@ from prometheus_client.utils import floatToGoString
 DELAYS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 ANSWERS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30, 60)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
-LANES = ("append", "read")
+LANES = ("append", "read", "place")
 
 
 class Tally:

@@ -8,11 +8,21 @@ Uses Django's compiler by its inner names: held by tests against the pinned vers
 import uuid
 from collections.abc import Callable
 from datetime import date
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import AutoField, Model, QuerySet
+from django.db.backends.sqlite3.base import SQLiteCursorWrapper
+from django.db.models import (
+    AutoField,
+    BooleanField,
+    CharField,
+    Field,
+    IntegerField,
+    Model,
+    QuerySet,
+    TextField,
+)
 from django.db.models.query import get_related_populators
 
 M = TypeVar("M", bound=Model)
@@ -45,7 +55,8 @@ class _Compiled:
         marks = [_MARKS[kind](i) for i, kind in enumerate(kinds)]
         query = make(*marks).query
         self.compiler = query.get_compiler(connection=connection)
-        self.sql, self.params = self.compiler.as_sql(with_col_aliases=False)
+        sql, self.params = self.compiler.as_sql(with_col_aliases=False)
+        self.statement = _Statement(sql)
         self.places = [(list(self.params).index(_native(mark, connection)), i) for i, mark in enumerate(marks)]
         info = self.compiler.klass_info
         start, end = info["select_fields"][0], info["select_fields"][-1] + 1
@@ -58,10 +69,7 @@ class _Compiled:
         params = list(self.params)
         for place, i in self.places:
             params[place] = _native(args[i], connection)
-        with connection.cursor() as cursor:
-            cursor.execute(self.sql, params)
-            rows = cursor.fetchall()
-        return [self._model_of(list(row), connection) for row in rows]
+        return [self._model_of(list(row), connection) for row in self.statement.run(connection, params)]
 
     def _model_of(self, row: list[Any], connection: BaseDatabaseWrapper) -> Any:
         for place, (converters, expression) in self.converters:
@@ -83,17 +91,19 @@ _MARKS: dict[type, Callable[[int], Any]] = {
 }
 
 
-def insert(instance: Model) -> None:
-    """A new row, as `save(force_insert=True)` makes it; no signals. A key that the database gives is not read back."""
+def insert(instance: Model, *, unless_there: bool = False) -> None:
+    """A new row, as `save(force_insert=True)` makes it; no signals. A key that the database gives is not read back.
+
+    `unless_there`: a row of the same key stands as it is, and nothing is raised.
+    """
     connection = connections[DEFAULT_DB_ALIAS]
-    known = _INSERTS.get(type(instance))
+    key = (type(instance), unless_there)
+    known = _INSERTS.get(key)
     if known is None:
         fields = [field for field in instance._meta.local_concrete_fields if not isinstance(field, AutoField)]
-        known = _INSERTS[type(instance)] = fields, _insert_sql(instance, fields, connection)
-    fields, sql = known
-    values = [field.get_db_prep_save(field.pre_save(instance, True), connection) for field in fields]
-    with connection.cursor() as cursor:
-        cursor.execute(sql, values)
+        known = _INSERTS[key] = _columns(fields), _insert_sql(instance, fields, connection, unless_there)
+    columns, statement = known
+    statement.run(connection, _values(instance, columns, True, connection))
     instance._state.adding, instance._state.db = False, connection.alias
 
 
@@ -104,28 +114,85 @@ def update(instance: Model, *names: str) -> None:
     known = _UPDATES.get(key)
     if known is None:
         fields = [instance._meta.get_field(name) for name in names]
-        known = _UPDATES[key] = fields, _update_sql(instance, fields, connection)
-    fields, sql = known
-    values = [field.get_db_prep_save(field.pre_save(instance, False), connection) for field in fields]
-    with connection.cursor() as cursor:
-        cursor.execute(sql, [*values, _native(instance.pk, connection)])
+        known = _UPDATES[key] = _columns(fields), _update_sql(instance, fields, connection)
+    columns, statement = known
+    values = _values(instance, columns, False, connection)
+    statement.run(connection, [*values, _native(instance.pk, connection)])
 
 
-_INSERTS: dict[type[Model], tuple[list[Any], str]] = {}
-_UPDATES: dict[tuple[type[Model], tuple[str, ...]], tuple[list[Any], str]] = {}
+class _Statement:
+    """SQL that was compiled once, in the ORM's style and in SQLite's own.
+
+    SQLite's driver is asked directly: a cursor of Django's, which puts every statement into that style anew, costs as
+    much as the statement. Where somebody counts or wraps queries it goes the long way.
+    """
+
+    def __init__(self, sql: str) -> None:
+        self.sql = sql
+        self._native = SQLiteCursorWrapper.convert_query(None, sql)
+
+    def run(self, connection: BaseDatabaseWrapper, params: list[Any]) -> list[tuple]:
+        if connection.vendor != "sqlite" or connection.execute_wrappers or connection.queries_logged:
+            with connection.cursor() as cursor:
+                cursor.execute(self.sql, params)
+                return cursor.fetchall() if cursor.description else []
+        connection.ensure_connection()
+        connection.validate_no_broken_transaction()
+        with connection.wrap_database_errors:
+            return connection.connection.execute(self._native, params).fetchall()
 
 
-def _insert_sql(instance: Model, fields: Any, connection: BaseDatabaseWrapper) -> str:
+class _Column(NamedTuple):
+    """A field, its attribute, and the kinds of values that the driver takes as they are."""
+
+    field: Field
+    name: str
+    plain: frozenset[type]
+    is_set_by_save: bool  # a time that the row itself keeps
+
+
+_PLAIN: tuple[tuple[tuple[type[Field], ...], set[type]], ...] = (
+    ((CharField, TextField), {str}),
+    ((IntegerField, AutoField, BooleanField), {int, bool}),
+)
+_INSERTS: dict[tuple[type[Model], bool], tuple[list[_Column], _Statement]] = {}
+_UPDATES: dict[tuple[type[Model], tuple[str, ...]], tuple[list[_Column], _Statement]] = {}
+
+
+def _columns(fields: list[Any]) -> list[_Column]:
+    return [_column(field) for field in fields]
+
+
+def _column(field: Any) -> _Column:
+    target = field.target_field if field.is_relation else field
+    kinds = (plain for classes, plain in _PLAIN if isinstance(target, classes))
+    is_set_by_save = type(field).pre_save is not Field.pre_save
+    return _Column(field, field.attname, frozenset({type(None), *next(kinds, ())}), is_set_by_save)
+
+
+def _values(instance: Model, columns: list[_Column], is_new: bool, connection: BaseDatabaseWrapper) -> list[Any]:
+    values = []
+    for field, name, plain, is_set_by_save in columns:
+        value = field.pre_save(instance, is_new) if is_set_by_save else getattr(instance, name)
+        if type(value) not in plain:
+            value = field.get_db_prep_save(value, connection)
+        values.append(value)
+    return values
+
+
+def _insert_sql(instance: Model, fields: Any, connection: BaseDatabaseWrapper, unless_there: bool) -> _Statement:
     quote = connection.ops.quote_name
     columns = ", ".join(quote(field.column) for field in fields)
-    return f"INSERT INTO {quote(instance._meta.db_table)} ({columns}) VALUES ({', '.join(['%s'] * len(fields))})"
+    marks = ", ".join(["%s"] * len(fields))
+    conflict = f" ON CONFLICT ({quote(instance._meta.pk.column)}) DO NOTHING" if unless_there else ""
+    return _Statement(f"INSERT INTO {quote(instance._meta.db_table)} ({columns}) VALUES ({marks}){conflict}")
 
 
-def _update_sql(instance: Model, fields: Any, connection: BaseDatabaseWrapper) -> str:
+def _update_sql(instance: Model, fields: Any, connection: BaseDatabaseWrapper) -> _Statement:
     quote = connection.ops.quote_name
     sets = ", ".join(f"{quote(field.column)} = %s" for field in fields)
     key = quote(instance._meta.pk.column)
-    return f"UPDATE {quote(instance._meta.db_table)} SET {sets} WHERE {key} = %s"
+    return _Statement(f"UPDATE {quote(instance._meta.db_table)} SET {sets} WHERE {key} = %s")
 
 
 def _native(value: Any, connection: BaseDatabaseWrapper) -> Any:

@@ -1,4 +1,4 @@
-"""The one maker of Redis clients: addresses, Sentinel, time-outs, key prefix.
+"""The one maker of Redis clients: addresses, Sentinel, cluster, time-outs, key prefix.
 
 Rare calls use `client()` (or `blocking_client()` from synchronous code). The event log and the subscription use a
 `Link`, a connection that has one owner, and a `Lane`, which sends what many callers want over one link: a general
@@ -10,13 +10,16 @@ import hashlib
 import random
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import hiredis
 import redis
 import redis.asyncio
+import redis.asyncio.cluster
 import redis.asyncio.sentinel
+import redis.cluster
 import redis.sentinel
 import structlog
 from django.conf import settings
@@ -24,14 +27,16 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 
-from streams import metrics, sentinel
+from streams import cluster, metrics, sentinel
 from streams.errors import WireError
+from streams.servers import Place
 
 logger = structlog.get_logger(__name__)
 
 HEALTH_CHECK_S = 10
 
 Trouble = redis.RedisError  # what `client()` raises when the server is away or refuses
+Refusal = hiredis.ReplyError  # what a `Link` is told instead of a reply
 
 # The server will take the command later, or another server will: LOADING, a full memory, a replica, a lost script.
 _PASSING = (
@@ -49,8 +54,16 @@ _PASSING = (
     "NOAUTH",
 )
 
-_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = weakref.WeakKeyDictionary()
-_blocking: dict[str, redis.Redis] = {}
+_Client = redis.asyncio.Redis | redis.asyncio.RedisCluster
+_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Client] = weakref.WeakKeyDictionary()
+_blocking: dict[str, redis.Redis | redis.RedisCluster] = {}
+
+
+def _is_passing(error: str) -> bool:
+    """Redis 6.2 wraps what a command of a script was refused with: `ERR Error running script (…): … -OOM …`."""
+    if error.startswith("ERR Error running script"):
+        return any(f"-{word} " in error for word in _PASSING)
+    return error.startswith(_PASSING)
 
 
 def key(*parts: str) -> str:
@@ -58,21 +71,34 @@ def key(*parts: str) -> str:
     return settings.REDIS_PREFIX + ":".join(parts)
 
 
-def client() -> redis.asyncio.Redis:
-    """The client of this process and event loop: bytes in, bytes out, a time-out on every call."""
+def client() -> _Client:
+    """The client of this process and event loop: bytes in, bytes out, a time-out on every call.
+
+    On a cluster all keys of a script, of an MGET and of a transaction must share a hash tag.
+    """
     loop = asyncio.get_running_loop()
     if loop not in _clients:
+        url = settings.REDIS_ADDRESS()
         retry = AsyncRetry(ExponentialWithJitterBackoff(cap=0.1, base=0.01), 1)
-        _clients[loop] = redis.asyncio.Redis.from_pool(_pool(settings.REDIS_ADDRESS(), retry))
+        if cluster.is_cluster(url):
+            seeds = [redis.asyncio.cluster.ClusterNode(*place) for place in cluster.parse(url).places]
+            _clients[loop] = _Cluster(startup_nodes=seeds, retry=retry, **_of_cluster(url))
+        else:
+            _clients[loop] = redis.asyncio.Redis.from_pool(_pool(url, retry))
     return _clients[loop]
 
 
-def blocking_client() -> redis.Redis:
-    """The client for synchronous code: views, commands, admin."""
+def blocking_client() -> redis.Redis | redis.RedisCluster:
+    """The client for synchronous code: views, commands, admin. Raises `Trouble` where a cluster is away."""
     url = settings.REDIS_ADDRESS()
     if url not in _blocking:
         retry = Retry(ExponentialWithJitterBackoff(cap=0.1, base=0.01), 1)
-        _blocking[url] = redis.Redis.from_pool(_blocking_pool(url, retry))
+        if cluster.is_cluster(url):
+            seeds = [redis.cluster.ClusterNode(*place) for place in cluster.parse(url).places]
+            with _as_trouble():
+                _blocking[url] = _BlockingCluster(startup_nodes=seeds, retry=retry, **_of_cluster(url))
+        else:
+            _blocking[url] = redis.Redis.from_pool(_blocking_pool(url, retry))
     return _blocking[url]
 
 
@@ -81,12 +107,42 @@ async def aclose() -> None:
     held = _clients.pop(asyncio.get_running_loop(), None)
     if held is not None:
         await held.aclose()
-        if isinstance(held.connection_pool, _WatchedPool):
+        if isinstance(held, redis.asyncio.Redis) and isinstance(held.connection_pool, _WatchedPool):
             await held.connection_pool.sentinel_manager.aclose()
+
+
+async def ask(url: str, *command: str) -> Any:
+    """What the server at `url` itself replies, over a connection of its own. Raises `Trouble`, OSError, TimeoutError.
+
+    The caller bounds it.
+    """
+    connection = _connection(url)
+    try:
+        await connection.connect()
+        await connection.send_command(*command)
+        return await connection.read_response()
+    finally:
+        await connection.disconnect(nowait=True)
+
+
+def facts() -> list[dict[str, Any]]:
+    """What the server says of itself; on a cluster, each master. Blocking. Raises `Trouble`."""
+    held = blocking_client()
+    if not isinstance(held, redis.RedisCluster):
+        return [held.info()]
+    found = [held.info(target_nodes=master) for master in held.get_primaries()]
+    if not found:
+        raise redis.ConnectionError("no server of the cluster has slots")
+    return found
 
 
 def layer_host(url: str) -> str | dict[str, Any]:
     """`url` as the channel layer takes it."""
+    if cluster.is_cluster(url):
+        seeds = cluster.parse(url)
+        kind = _AnyTlsServer if seeds.is_tls else _AnyServer
+        named = {"username": seeds.username, "password": seeds.password}
+        return {"connection_class": kind, "places": seeds.places, **named, **_time_outs(url)}
     if not sentinel.is_sentinel(url):
         return url
     watched = sentinel.parse(url)
@@ -107,6 +163,67 @@ def pack(*command: str | bytes | int) -> bytes:
 def sha_of(script: str) -> str:
     """The name by which EVALSHA calls a script."""
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
+@contextmanager
+def _as_trouble() -> Iterator[None]:
+    """What redis-py says of a cluster is not among its other errors."""
+    try:
+        yield
+    except redis.RedisClusterException as error:
+        raise redis.ConnectionError(str(error)) from error
+
+
+class _Cluster(redis.asyncio.RedisCluster):
+    """All that it raises is `Trouble`."""
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        with _as_trouble():
+            return await super().execute_command(*args, **kwargs)
+
+    def pipeline(self, transaction: bool | None = None, shard_hint: None = None) -> "_ClusterPipeline":
+        return _ClusterPipeline(self, transaction)
+
+
+class _ClusterPipeline(redis.asyncio.cluster.ClusterPipeline):
+    async def execute(self, *args: Any, **kwargs: Any) -> list[Any]:
+        with _as_trouble():
+            return await super().execute(*args, **kwargs)
+
+
+class _BlockingCluster(redis.RedisCluster):
+    """The same for synchronous code."""
+
+    def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        with _as_trouble():
+            return super().execute_command(*args, **kwargs)
+
+    def pipeline(self, transaction: bool | None = None, shard_hint: None = None) -> redis.cluster.ClusterPipeline:
+        pipeline = super().pipeline(transaction)
+        pipeline.execute = _as_trouble()(pipeline.execute)
+        return pipeline
+
+
+class _AnyServer(redis.asyncio.Connection):
+    """To whichever server of a cluster answers: what is published at one is heard at all."""
+
+    def __init__(self, *, places: Sequence[Place], **options: Any) -> None:
+        super().__init__(**options)
+        self._places = places
+
+    async def _connect(self) -> None:
+        *others, last = random.sample(self._places, len(self._places))
+        for self.host, self.port in others:
+            try:
+                return await super()._connect()
+            except (OSError, TimeoutError):
+                pass  # the next one
+        self.host, self.port = last
+        await super()._connect()
+
+
+class _AnyTlsServer(_AnyServer, redis.asyncio.SSLConnection):
+    """The same with TLS."""
 
 
 class _WatchedPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
@@ -137,6 +254,18 @@ def _blocking_pool(url: str, retry: Retry) -> redis.ConnectionPool:
 def _pool_options(url: str) -> dict[str, Any]:
     bounds = settings.HEADRACE
     return {"max_connections": bounds.redis_connections, "timeout": bounds.redis_timeout_s, **_time_outs(url)}
+
+
+def _of_cluster(url: str) -> dict[str, Any]:
+    seeds = cluster.parse(url)
+    return {
+        "username": seeds.username,
+        "password": seeds.password,
+        "ssl": seeds.is_tls,
+        "max_connections": settings.HEADRACE.redis_connections,  # to each server
+        "require_full_coverage": False,
+        **_time_outs(url),
+    }
 
 
 def _of_master(watched: sentinel.Watched) -> dict[str, Any]:
@@ -180,6 +309,11 @@ def _time_outs(url: str) -> dict[str, Any]:
     }
 
 
+def _connection(url: str) -> redis.asyncio.Connection:
+    pool = redis.asyncio.ConnectionPool.from_url(url, protocol=2, retry=AsyncRetry(NoBackoff(), 0), **_time_outs(url))
+    return pool.make_connection()
+
+
 class Link(asyncio.Protocol):
     """One connection with one owner: packed commands out, each reply to `on_reply`, the end to `on_lost`.
 
@@ -209,16 +343,16 @@ class Link(asyncio.Protocol):
         on_reply: Callable[[Any], None],
         on_lost: Callable[["Link"], None],
         scripts: Sequence[str] = (),
+        url: str | None = None,
     ) -> "Link":
-        """Connect and load `scripts`. Raises `Trouble`, OSError or TimeoutError, within the time-out of Redis."""
+        """Connect and load `scripts`. Raises `Trouble`, OSError or TimeoutError, within the time-out of Redis.
+
+        `url`: of one server of a cluster; else where Redis is.
+        """
         connection = None
         try:
             async with asyncio.timeout(settings.HEADRACE.redis_timeout_s):
-                url = await _present(settings.REDIS_ADDRESS())
-                pool = redis.asyncio.ConnectionPool.from_url(
-                    url, protocol=2, retry=AsyncRetry(NoBackoff(), 0), **_time_outs(url)
-                )
-                connection = pool.make_connection()
+                connection = _connection(url or await _present(settings.REDIS_ADDRESS()))
                 await connection.connect()
                 for script in scripts:
                     await connection.send_command("SCRIPT", "LOAD", script)
@@ -308,11 +442,14 @@ class Lane:
         self._is_closed = False
         self._failures = 0
 
-    def submit(self, make: Callable[[], bytes], then: Callable[[Any], Any], give_up_s: float) -> asyncio.Future:
+    def submit(
+        self, make: Callable[[], bytes], then: Callable[[Any], Any], give_up_s: float, key: str = ""
+    ) -> asyncio.Future:
         """Send what `make` packs (anew for each sending); the future gets what `then` makes of the reply.
 
         `then` runs when the reply arrives, whether the caller still waits or not. The future raises
-        WireError("unavailable") past `give_up_s`, and Trouble when the command itself is refused.
+        WireError("unavailable") past `give_up_s`, and Trouble when the command itself is refused. `key`: one of those
+        that it is about, by which a cluster is asked (`streams.masters.Lanes`).
         """
         loop = asyncio.get_running_loop()
         future = loop.create_future()
@@ -335,7 +472,7 @@ class Lane:
         if self._expiry is not None:
             self._expiry.cancel()
         for call in (*self._flight, *self._waiting):
-            _fail(call.future, WireError("unavailable"))
+            fail(call.future, WireError("unavailable"))
         self._waiting.clear()
         self._flight.clear()
 
@@ -365,27 +502,32 @@ class Lane:
             self._calls.observe(len(packed))
             self._timer = loop.call_later(bounds.redis_timeout_s, self._link.abort)
             self._link.write(b"".join(packed))
+        elif self.is_in_trouble:  # who waited has gone, and the link is there
+            self._recover()
 
     def _on_reply(self, reply: Any) -> None:
         if not self._flight:  # of a link that was given up
             return
         call = self._flight.popleft()
         if isinstance(reply, hiredis.ReplyError):
-            if str(reply).startswith(_PASSING):
-                self._refused.append(call)
-                self._warn(str(reply))
-            else:
-                _fail(call.future, redis.ResponseError(str(reply)))
+            self._refuse(call, str(reply))
         else:
             try:
                 result = call.then(reply)
             except Exception as error:
-                _fail(call.future, error)
+                fail(call.future, error)
             else:
                 if not call.future.done():
                     call.future.set_result(result)
         if not self._flight:
             self._land()
+
+    def _refuse(self, call: _Call, reason: str) -> None:
+        if _is_passing(reason):
+            self._refused.append(call)
+            self._warn(reason)
+        else:
+            fail(call.future, redis.ResponseError(reason))
 
     def _land(self) -> None:
         self._stop_timer()
@@ -433,7 +575,7 @@ class Lane:
                 if self._failures:
                     await asyncio.sleep(random.uniform(0, min(1.0, 0.02 * 2**self._failures)))
                 try:
-                    self._link = await Link.open(self._on_reply, self._on_lost, self._scripts)
+                    self._link = await self._open()
                     break
                 except Exception as error:  # whatever it is, callers are let go and the next try may succeed
                     self._warn(repr(error))
@@ -445,6 +587,9 @@ class Lane:
         else:
             self._recover()
 
+    async def _open(self) -> Link:
+        return await Link.open(self._on_reply, self._on_lost, self._scripts)
+
     def _expire(self) -> None:
         """While there is no link: let go of callers whose time is over, four times a time-out."""
         self._expiry = None
@@ -453,7 +598,7 @@ class Lane:
         kept = deque(call for call in self._waiting if call.give_up_at > now)
         for call in self._waiting:
             if call.give_up_at <= now:
-                _fail(call.future, WireError("unavailable"))
+                fail(call.future, WireError("unavailable"))
         self._waiting = kept
         if self._connecting is not None or self.is_in_trouble:
             self._expiry = loop.call_later(settings.HEADRACE.redis_timeout_s / 4, self._expire)
@@ -483,6 +628,6 @@ class Lane:
             self._timer = None
 
 
-def _fail(future: asyncio.Future, error: Exception) -> None:
+def fail(future: asyncio.Future, error: Exception) -> None:
     if not future.done():
         future.set_exception(error)

@@ -12,6 +12,7 @@ from django.db.models import QuerySet
 
 from streams.database import now
 from streams.models import StreamSamples, StreamSession, Worker
+from streams.prepared import insert
 from streams.samples import Point
 from streams.states import ENDS, LIVE, StreamState
 
@@ -48,7 +49,7 @@ def create_session(values: dict[str, Any]) -> None:
         "started": moment,
         "last_seen": moment,
     }
-    StreamSession.objects.get_or_create(id=fields.pop("id"), defaults=fields)
+    insert(StreamSession(**fields), unless_there=True)
 
 
 def write_sessions(worker: str, rows: list[SessionRow]) -> None:

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from django.conf import settings
 
+from streams import database
 from tests import stores
 from tests.server import ROOT, HeadraceServer, free_port
 from tests.serving import serving
@@ -42,6 +43,13 @@ def tidy_stores() -> Iterator[None]:
     stores.empty_quickly()
     yield
     stores.tidy()
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    """The bridge keeps its connections, and a database with connections is not dropped."""
+    yield
+    database.close()
 
 
 # ------------------------------------------------------------------------------ a server in this process

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
 from django.core import signing
 from django.db.models import Q, QuerySet
 from rest_framework.request import Request
@@ -13,12 +14,19 @@ from streams.errors import WireError
 
 PAGE_DEFAULT = 50
 PAGE_MOST = 200
+ROWS_AT_ONCE = 8  # of those that may be large
 
 
 def page(
-    request: Request, rows: QuerySet, order: tuple[str, ...], show: Callable[[list[Any]], list[dict[str, Any]]]
+    request: Request,
+    rows: QuerySet,
+    order: tuple[str, ...],
+    show: Callable[[list[Any]], list[dict[str, Any]]],
+    weigh: Callable[[Any], int] | None = None,
 ) -> Response:
     """`{results, next, previous}`: rows by `order`, all of it descending and unique together, from a cursor on.
+
+    `weigh`: bytes of a row that may be large; a page of them ends past `page_bytes`, whatever its limit.
 
     A cursor is signed for this list and user, and holds the `order` values of the row it stands beside. Raises
     WireError bad_cursor, bad_limit.
@@ -29,8 +37,9 @@ def page(
     if after is not None:
         rows = rows.filter(_beyond(order, after, "gt" if is_back else "lt"))
     sign = "" if is_back else "-"
-    found = list(rows.order_by(*(sign + name for name in order))[: limit + 1])
-    has_more, found = len(found) > limit, found[:limit]
+    rows = rows.order_by(*(sign + name for name in order))[: limit + 1]
+    found, has_more = _light(rows, weigh) if weigh else (list(rows), False)
+    has_more, found = has_more or len(found) > limit, found[:limit]
     if is_back:
         found.reverse()
     has_next, has_previous = (cursor is not None, has_more) if is_back else (has_more, cursor is not None)
@@ -41,6 +50,18 @@ def page(
             "previous": _link(request, found[0], order, True) if found and has_previous else None,
         }
     )
+
+
+def _light(rows: QuerySet, weigh: Callable[[Any], int]) -> tuple[list[Any], bool]:
+    """At least one row, and as many as weigh no more than a page may; whether there are more."""
+    found: list[Any] = []
+    left = settings.HEADRACE.page_bytes
+    for row in rows.iterator(chunk_size=ROWS_AT_ONCE):
+        left -= weigh(row)
+        if found and left < 0:
+            return found, True
+        found.append(row)
+    return found, False
 
 
 def _limit(text: str | None) -> int:

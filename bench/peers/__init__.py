@@ -1,1 +1,1 @@
-"""What Headrace is measured against: the bare relay, and the chat that people write with Channels and DRF today."""
+"""What Headrace is measured against: bare floors, and the chats that people write with other means today."""

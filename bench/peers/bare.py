@@ -1,7 +1,7 @@
 """The floor: a raw ASGI application on Headrace's own server. No store, no log, no rights, no Channels.
 
 `/relay/<chat>`: what the provider sends goes to all sockets of the chat, each read of the network as one frame.
-`/commit/<chat>`: the same after one bare commit. `/accept/<chat>`: only the commit.
+`/commit/<chat>`: the same after one bare commit. `/accept/<chat>`: only the commit. `stop` ends what is relayed.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from providers.openai_compatible import OpenAICompatible
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _viewers: dict[str, set[Send]] = {}
-_tasks: set[asyncio.Task] = set()
+_relays: dict[str, set[asyncio.Task]] = {}  # by chat
 _database = ThreadPoolExecutor(1, thread_name_prefix="database")
 _llm = OpenAICompatible(os.environ["BENCH_MODEL"], allow_private=True)
 
@@ -46,13 +46,16 @@ async def application(scope: dict[str, Any], receive: Callable[[], Awaitable[dic
     try:
         while (message := await receive())["type"] == "websocket.receive":
             said = msgspec.json.decode(message["text"])
+            if said["type"] == "stop":
+                await _stop(chat, viewers)
+                continue
             if kind != "relay":
                 await asyncio.get_running_loop().run_in_executor(_database, accept, chat, said["id"], said["text"])
             await _post(send, b'{"type":"ok"}')
             if kind != "accept":
                 task = asyncio.create_task(_relay(said["text"], viewers))
-                _tasks.add(task)
-                task.add_done_callback(_tasks.discard)
+                _relays.setdefault(chat, set()).add(task)
+                task.add_done_callback(_relays[chat].discard)
     finally:
         viewers.discard(send)
 
@@ -63,6 +66,16 @@ async def _relay(text: str, viewers: set[Send]) -> None:
             frame = msgspec.json.encode(Delta(chunk.text))
             for send in tuple(viewers):
                 await _post(send, frame)
+    await _end(viewers)
+
+
+async def _stop(chat: str, viewers: set[Send]) -> None:
+    for task in tuple(_relays.get(chat, ())):
+        task.cancel()
+    await _end(viewers)
+
+
+async def _end(viewers: set[Send]) -> None:
     for send in tuple(viewers):
         await _post(send, b'{"type":"turn_end"}')
 

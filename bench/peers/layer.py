@@ -6,11 +6,8 @@ fence, no numbering; so its figures are those of less work.
 """
 
 import asyncio
-import json
-import os
 from typing import Any
 
-import aiohttp
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from channels.routing import ProtocolTypeRouter, URLRouter
@@ -18,16 +15,7 @@ from django.core.asgi import get_asgi_application
 from django.urls import path
 
 from bench.peers import models
-
-MODEL = os.environ["BENCH_MODEL"]
-_session: aiohttp.ClientSession | None = None
-
-
-def session() -> aiohttp.ClientSession:
-    global _session
-    if _session is None:
-        _session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1000))
-    return _session
+from bench.peers.tokens import tokens_of
 
 
 class ChatConsumer(AsyncJsonWebsocketConsumer):
@@ -42,6 +30,9 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
         await self.channel_layer.group_discard(self.group, self.channel_name)
 
     async def receive_json(self, content: dict[str, Any], **kwargs: Any) -> None:
+        if content["type"] == "stop":
+            await self.stop()
+            return
         reply = await database_sync_to_async(models.accept)(self.chat, content["id"], content["text"])
         await self.send_json({"type": "ok", "id": content["id"], **reply})
         task = asyncio.create_task(self.answer(content["text"], reply["turn"]))
@@ -50,17 +41,15 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
 
     async def answer(self, said: str, turn: str) -> None:
         tokens = []
-        body = {"model": "bench", "stream": True, "messages": [{"role": "user", "content": said}]}
-        async with session().post(f"{MODEL}/chat/completions", json=body) as response:
-            async for line in response.content:
-                if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
-                    continue
-                choices = json.loads(line[6:])["choices"]
-                token = choices[0]["delta"].get("content") if choices else None
-                if token:
-                    tokens.append(token)
-                    await self.channel_layer.group_send(self.group, {"type": "chat.delta", "text": token})
+        async for token in tokens_of(said):
+            tokens.append(token)
+            await self.channel_layer.group_send(self.group, {"type": "chat.delta", "text": token})
         await database_sync_to_async(models.finish)(self.chat, turn, "".join(tokens))
+        await self.channel_layer.group_send(self.group, {"type": "chat.end"})
+
+    async def stop(self) -> None:
+        for task in tuple(self.answers):
+            task.cancel()
         await self.channel_layer.group_send(self.group, {"type": "chat.end"})
 
     async def chat_delta(self, event: dict[str, Any]) -> None:

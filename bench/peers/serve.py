@@ -1,4 +1,4 @@
-"""`python -m bench.peers.serve bare|layer PORT`: floor or peer on Headrace's own server, database and store."""
+"""`python -m bench.peers.serve NAME PORT`: bare, layer, socketio or resumable on Headrace's own server and stores."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ django.setup()
 
 from config.serve import listen, server_config  # noqa: E402
 
-LIFESPAN = {"bare": "on", "layer": "off"}
+LIFESPAN = {"bare": "on", "layer": "off", "socketio": "off", "resumable": "off"}
 
 
 def main(name: str, port: int) -> None:

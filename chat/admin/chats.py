@@ -18,7 +18,7 @@ from streams.models import StreamSession
 @admin.register(Chat)
 class ChatAdmin(lists.ReadOnlyAdmin):
     keyset = "last_turn_at"
-    list_display = ("__str__", "user", "flow", "kind", "turns", "sessions", "last_turn_at", "deleted")
+    list_display = ("__str__", "user", "flow", "kind", "turns", "sessions", "last_turn_at", "is_deleted")
     list_filter = ("kind", FlowFilter, "deleted", "last_turn_at")
     list_select_related = ("user", "flow")
     search_fields = ("title",)
@@ -28,10 +28,10 @@ class ChatAdmin(lists.ReadOnlyAdmin):
     fields = (
         ("user", "flow_link", "kind"),
         ("turns", "sessions", "locale"),
-        ("created", "last_turn_at", "deleted"),
+        ("created", "last_turn_at", "is_deleted"),
         ("vars_json", "id"),
     )
-    readonly_fields = ("flow_link", "turns", "sessions", "vars_json")
+    readonly_fields = ("flow_link", "turns", "sessions", "is_deleted", "vars_json")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
         return super().get_queryset(request).defer("graph", "vars", "flow__draft")
@@ -71,6 +71,10 @@ class ChatAdmin(lists.ReadOnlyAdmin):
     @admin.display(description=_("sessions"))
     def sessions(self, row: Chat) -> str:
         return lists.link(lists.rows_url(StreamSession, chat=row.id), _("sessions"))
+
+    @admin.display(description=_("deleted"))
+    def is_deleted(self, row: Chat) -> str:
+        return str(_("deleted")) if row.deleted else "–"
 
     @admin.display(description=_("variables"))
     def vars_json(self, row: Chat) -> str:

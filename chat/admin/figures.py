@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from django.conf import settings
 from django.contrib.humanize.templatetags.humanize import intcomma
+from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -71,7 +72,7 @@ def _pace() -> Figure:
     count = Turn.objects.filter(created__gte=since).count()
     return Figure(
         _("Turns a minute"),
-        f"{count / (PACE.total_seconds() / 60):,.1f}",
+        number_format(round(count / (PACE.total_seconds() / 60), 1), 1, force_grouping=True),
         _("in the last 5 minutes"),
         lists.rows_url(Turn, created__gte=since.isoformat()),
     )

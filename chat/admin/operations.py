@@ -59,6 +59,7 @@ class OperatedAdmin(ReadOnlyAdmin):
         return None
 
     def _confirmation(self, request: HttpRequest, rows: list[Any], operation: Operation) -> HttpResponse:
+        self.complete(rows)
         context = {
             **self.admin_site.each_context(request),
             "title": operation.title,

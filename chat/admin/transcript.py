@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from chat import shapes
 from chat.models import Chat, Message, Question, Turn
+from chat.turns.states import UNENDED
 from streams.log import held
 
 
@@ -49,7 +50,10 @@ class Said(NamedTuple):
 
 
 class NodeRun(NamedTuple):
-    """A node that a turn went through. `start`, `width`: of the turn's time, in thousandths; no `ms`: not known."""
+    """A node that a turn went through. `start`, `width`: of the turn's time, in thousandths; no `ms`: not known.
+
+    `state`: as its last event says, or `stopped`.
+    """
 
     node: str
     title: str
@@ -211,9 +215,15 @@ def timelines(chat_id: Any, turns: Iterable[Turn]) -> dict[uuid.UUID, list[NodeR
     answers = Message.objects.filter(id__in=[turn.answer for turn in wanted if str(turn.id) not in logged])
     parts = dict(answers.values_list("id", "parts"))
     for turn in wanted:
-        runs = logged.get(str(turn.id))
-        found[turn.id] = laid_out(runs) if runs else _by_parts(parts.get(turn.answer, []))
+        events = logged.get(str(turn.id))
+        runs = laid_out(events) if events else _by_parts(parts.get(turn.answer, []))
+        found[turn.id] = runs if turn.state in UNENDED else [_ended(run) for run in runs]
     return found
+
+
+def _ended(run: NodeRun) -> NodeRun:
+    """Of a turn that goes on no more: a node without its end is where it was stopped."""
+    return run._replace(state="stopped") if run.state == "start" else run
 
 
 def _logged(chat: str) -> dict[str, list[_NodeEvent]]:

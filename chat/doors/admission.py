@@ -19,6 +19,7 @@ from flows.models import Flow, FlowVersion
 from streams import database, names
 from streams.errors import WireError
 from streams.log import Position
+from streams.prepared import Select
 from streams.states import Door
 
 SUBPROTOCOL = "headrace."
@@ -208,7 +209,7 @@ class _Found(msgspec.Struct, kw_only=True):
 
 
 def _find(identity: Identity, address: Address) -> _Found:
-    flow = flow_store.find_flow(address.flow)
+    flow = flow_store.find_light_flow(address.flow)
     may_edit = flow is not None and rights.can_edit(identity, flow)
     if flow is None or not (may_edit or rights.can_chat(identity, flow)):
         raise WireError("flow_not_found")
@@ -219,7 +220,7 @@ def _find(identity: Identity, address: Address) -> _Found:
         version = flow.versions.filter(number=address.version).first()
         if version is None:
             raise WireError("version_not_found")
-    row = Chat.objects.filter(id=address.chat).first() if address.chat else None
+    row = _CHAT.one(uuid.UUID(address.chat)) if address.chat else None
     if row is not None and (row.deleted or row.user_id != identity.user_id or row.flow_id != flow.id):
         raise WireError("chat_not_found")
     is_debug = address.chat is None or (row is not None and row.kind == Chat.Kind.DEBUG)
@@ -237,6 +238,9 @@ def _find(identity: Identity, address: Address) -> _Found:
         has_row=row is not None,
         graph=row.graph if row is not None and is_debug else None,
     )
+
+
+_CHAT = Select(lambda id: Chat.objects.filter(id=id), uuid.UUID)
 
 
 def _find_chat(identity: Identity, chat: str) -> _Found:
@@ -259,7 +263,8 @@ DEBUG_HINT = _(
 async def _built_draft(flow: Flow) -> dict[str, Any]:
     """The build of the draft as it is. Raises WireError not_built."""
     built = await build.build_of(str(flow.id))
-    if built is None or built.status != "success" or built.checksum != graph.checksum(flow.draft):
+    draft = await database.read(flow_store.draft_of, flow.id)
+    if built is None or built.status != "success" or built.checksum != graph.checksum(draft):
         raise WireError("not_built")
     return built.graph
 

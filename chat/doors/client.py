@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 from django.conf import settings
 
@@ -103,8 +104,13 @@ class ChatClient:
 
     async def serve(self) -> None:
         """Send and do commands until the socket ends or is closed, or this is cancelled."""
-        if not self.is_mine and self.ring.seq:  # somebody has spoken here since its admission
+        while not self.is_mine:
+            # Somebody may have spoken since its admission, in a log that was lost since. That nothing is missing, only
+            # a row says that is not there after the position was taken.
+            position = self.ring.position
             await self.manager.check_owner(self)
+            if self.ring.position == position:
+                break
         await self._greet()
         if self.has_closed:
             return
@@ -156,6 +162,8 @@ class ChatClient:
                 )
             )
         )
+        if self.manager.outage is not None:
+            self.pump.post(self.manager.outage)
         if self.is_mine:
             self.pump.follow(self.ring, wanted if resumed else None)
         else:
@@ -336,8 +344,9 @@ class ChatClient:
             self.post(protocol.encode_frame(protocol.AuthExpiring(in_s=max(0, int(left)))))
 
     def authorised(self, identity: Identity) -> None:
-        """By a fresh token: its end and its log-in count from now on."""
+        """By a fresh token: its end, its log-in and its API key count from now on."""
         self.identity, self.expires_at, self._was_warned = identity, identity.expires_at, False
+        self.admitted = msgspec.structs.replace(self.admitted, identity=identity)
 
 
 async def close_socket(send: Callable[[dict[str, Any]], Awaitable[None]], code: int, reason: str) -> None:

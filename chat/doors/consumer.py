@@ -72,7 +72,7 @@ class ChatConsumer(AsyncConsumer):
     async def _admit(self, manager: ChatManager) -> admission.Admitted:
         identity = await admission.identify(self.scope)
         self.setting = identity.locale
-        self.leave = manager.take_place(identity, self.scope)
+        self.leave = await manager.take_place(identity, self.scope)
         return await admission.admit(self.scope, identity)
 
     async def _refuse(self, error: WireError, trace: str) -> None:

@@ -9,6 +9,7 @@ import functools
 import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import msgspec
 import structlog
@@ -61,7 +62,7 @@ async def serve(manager: "ChatManager", scope: Scope, receive: Receive, send: Se
         identity = await admission.identify(scope)
         if not identity.may("chat" if chat else "flows"):
             raise WireError("forbidden")
-        leave = manager.take_place(identity, scope)
+        leave = await manager.take_place(identity, scope)
         try:
             if chat:
                 await _serve_chat(manager, identity, chat.group(1), scope, receive, begun, trace)
@@ -270,15 +271,17 @@ class EventReader:
 
 
 async def _serve_build(identity: Identity, ref: str, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
-    """The last build's events to its end: short, so neither counted nor resumed."""
+    """The last build's events to its end, the draft's or `?version=n`'s: short, so neither counted nor resumed."""
     flow = await database.read(flows.own_flow, identity, ref)
-    built = await build.build_of(flow.id)
+    query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
+    version = await database.read(flows.wanted_version, flow.id, query.get("version"))
+    built = await build.build_of(flow.id, version)
     if built is None:
         raise WireError("not_found")
     stream = EventStream(send)
     await stream.begin(((b"x-trace-id", trace.encode()),))
     with translation.override(admission.locale_of(scope, identity.locale)):
-        writing = asyncio.create_task(_write_build(stream, flow.id, built))
+        writing = asyncio.create_task(_write_build(stream, flow.id, built, version))
         leaving = asyncio.create_task(until_left(receive))
         try:
             done, _ = await asyncio.wait([writing, leaving], return_when=asyncio.FIRST_COMPLETED)
@@ -304,8 +307,8 @@ async def _end_build(stream: EventStream, failure: BaseException, trace: str) ->
         await stream.end()
 
 
-async def _write_build(stream: EventStream, flow: Any, built: build.Build) -> None:
-    async with contextlib.aclosing(build.follow(flow, built)) as events:
+async def _write_build(stream: EventStream, flow: Any, built: build.Build, version: int | None) -> None:
+    async with contextlib.aclosing(build.follow(flow, built, version)) as events:
         async for type_, fields in events:
             shown = {"faults": graph.faults_json(fields["faults"], translation.gettext)} if type_ == "error" else fields
             await stream.event(type_, msgspec.json.encode(shown))

@@ -8,6 +8,17 @@ from streams.errors import WireError
 from streams.sentences import Sentence
 from streams.sentences import noop as _
 
+KEY_CHARS = 200  # of a step and of a question
+PART_CHARS = 120  # of the part in which a question stands
+BAD_NAME = _("A step or a question is named by at most {limit} characters, without NUL.")
+
+
+def checked(name: str, most: int) -> str:
+    """What a row names, before anything is done by that name. Raises WireError flow_error where no row takes it."""
+    if len(name) > most or "\x00" in name:
+        raise WireError("flow_error", Sentence(BAD_NAME, limit=most))
+    return name
+
 
 class Journal:
     """Of one run. `kept` and `answers`, by key, are what earlier runs left. `pending` waits to be written."""
@@ -24,11 +35,11 @@ class Journal:
         return bool(self._unused)
 
     def key(self, kind: str, scope: str, key: str | None) -> str:
-        """`key`, or `<kind>:<scope>:<n>` in the order of calls."""
+        """`key`, or `<kind>:<scope>:<n>` in the order of calls. Raises WireError flow_error where no row takes it."""
         if key is not None:
-            return key
+            return checked(key, KEY_CHARS)
         count = self._calls[kind, scope] = self._calls.get((kind, scope), 0) + 1
-        return f"{kind}:{scope}:{count}"
+        return checked(f"{kind}:{scope}:{count}", KEY_CHARS)
 
     def kept(self, key: str, arguments: Any) -> dict[str, Any] | None:
         """The result that an earlier run kept. Raises WireError flow_error where the code changed under it."""

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import structlog
 from asgiref.sync import async_to_sync
 from django.conf import settings
@@ -39,6 +40,7 @@ from streams.clock import stamp
 from streams.errors import WireError
 from streams.hub import Hub, Ring
 from streams.log import Log, Position
+from streams.places import Places
 from streams.sentences import Sentence
 from streams.sentences import noop as _
 from streams.sessions import Sessions
@@ -63,11 +65,12 @@ class ChatManager:
         self.hub = Hub(self.log)
         self.sessions = Sessions(self.worker)
         self.is_draining = False
+        self.outage: bytes | None = None  # the `degraded` of one that lasts, for whoever comes meanwhile
         self.runs_turns = settings.TURNS
         self._clients: dict[str, ChatClient] = {}
         self._by_chat: defaultdict[str, set[ChatClient]] = defaultdict(set)
         self._by_user: defaultdict[int, set[ChatClient]] = defaultdict(set)
-        self._places: Counter[tuple[str, Any]] = Counter()  # sockets of a user, of an address
+        self.places = Places(self.log.masters)
         self._runs: dict[tuple[str, int], Run] = {}
         self._run_tasks: dict[tuple[str, int], asyncio.Task] = {}
         self._under_way: Counter[str] = Counter()
@@ -75,6 +78,7 @@ class ChatManager:
         self._tasks: set[asyncio.Task] = set()
         self._duties: list[asyncio.Task] = []
         self.hub.on_fresh = self._on_fresh
+        self.hub.on_degraded = self._on_degraded
         self.telling = Telling(self.log, self.hub, self._tells_itself)
         self.control = Control(self.worker, self._heed, self.spawn)
         self.sweep = Sweep(self)
@@ -85,7 +89,6 @@ class ChatManager:
         metrics.about.info({"version": settings.HEADRACE_VERSION, "turns": "on" if self.runs_turns else "off"})
         traces.start()
         await self.hub.start()
-        self.hub.on_degraded = self._on_degraded
         with suppress(WireError):  # the beat tries again; sockets hear `unavailable` meanwhile
             await self.sweep.beat()
         duties: list[tuple[str, float, Callable[[], Awaitable[None]]]] = [
@@ -94,6 +97,7 @@ class ChatManager:
             ("sweep", settings.HEADRACE.sweep_s, self.sweep.sweep),
             ("stops", settings.HEADRACE.stop_poll_s, self._poll_stops),
             ("counters", settings.HEADRACE.counters_every_s, self.sessions.write_counters),
+            ("places", settings.HEADRACE.places_every_s, self.places.keep),
             ("logins", settings.HEADRACE.auth_check_s, self._poll_logins),
             ("closes", settings.HEADRACE.auth_check_s, self._poll_closes),
             ("metrics", settings.HEADRACE.metrics_every_s, self._leave_figures),
@@ -118,6 +122,7 @@ class ChatManager:
             lambda: asyncio.to_thread(traces.stop),
             build.aclose,
             providers.aclose,
+            self.places.aclose,
             self.hub.aclose,
             self.log.aclose,
             redis.aclose,
@@ -177,28 +182,20 @@ class ChatManager:
 
     # -------------------------------------------------------------------------------------------- sockets
 
-    def take_place(self, identity: Identity, scope: dict[str, Any]) -> Callable[[], None]:
-        """A place for one socket of this user and address; what is returned gives it back.
+    async def take_place(self, identity: Identity, scope: dict[str, Any]) -> Callable[[], None]:
+        """A place for one socket of this user and address, among those of all workers; what is returned gives it back.
 
         Raises WireError going_away, too_many_connections.
         """
         if self.is_draining:
             raise WireError("going_away", retry_after=1)
         bounds = settings.HEADRACE
-        wanted = {
-            ("user", identity.user_id): bounds.sockets_per_user,
-            ("address", network_of(_address(scope) or "")): bounds.sockets_per_address,
-        }
-        if any(self._places[who] >= most for who, most in wanted.items()):
-            raise WireError("too_many_connections", retry_after=30)
-        self._places.update(wanted.keys())
-        return functools.partial(self._give_back, list(wanted))
-
-    def _give_back(self, places: list[tuple[str, Any]]) -> None:
-        for who in places:
-            self._places[who] -= 1
-            if not self._places[who]:
-                del self._places[who]
+        return await self.places.take(
+            {
+                f"user:{identity.user_id}": bounds.sockets_per_user,
+                f"address:{network_of(_address(scope) or '')}": bounds.sockets_per_address,
+            }
+        )
 
     async def accept_client(
         self,
@@ -291,10 +288,12 @@ class ChatManager:
             raise WireError("chat_not_found")
 
     async def renewed(self, identity: Identity, token: str) -> Identity:
-        """Who a fresh token for the same user says he is. Raises WireError unauthorized."""
+        """Who a fresh token for the same user says he is. Raises WireError unauthorized, forbidden."""
         fresh = await database.read(tokens.verify, Credential("header", token))
         if fresh.user_id != identity.user_id:
             raise WireError("unauthorized")
+        if not fresh.may("chat"):
+            raise WireError("forbidden")
         return fresh
 
     # ------------------------------------------------------------------------------------------- commands
@@ -396,7 +395,7 @@ class ChatManager:
         """
         async with self.hub.watched(chat) as ring:
             epoch = ring.position.epoch
-            outcome = await database.write(fn, *args, on_return=self._sends(chat))
+            outcome = await database.write(fn, *args, is_command=True, on_return=self._sends(chat))
             telling = self._apply(outcome, chat, epoch)
             if is_told and telling is not None:
                 await asyncio.wait([telling], timeout=settings.HEADRACE.command_hop_s)
@@ -486,21 +485,24 @@ class ChatManager:
         orders_here = (run.order for run in self._runs.values())
         return any(row == order.turn or (order.titled is not None and row == order.chat) for order in orders_here)
 
-    async def settle(self) -> None:
-        """Returns once nothing runs here and nothing is on its way to be told."""
-        while work := [*self._run_tasks.values(), *self._tasks]:
-            await asyncio.wait(work)
-
     def _on_fresh(self, ring: Ring, frames: list[bytes]) -> None:
         """What a chat's events say its sockets do. Growth of an answer, the most frequent, is told at a look."""
         state = ring.state
         for frame in frames:
             is_growth = b'"type":"delta"' in frame[:GROWTH_BYTES]
-            state = StreamState.STREAMING if is_growth else STATES.get(type_of(frame), state)
+            kind = "delta" if is_growth else type_of(frame)
+            state = StreamState.STREAMING if is_growth else STATES.get(kind, state)
+            if kind == "chat" and msgspec.json.decode(frame).get("deleted"):
+                self._chat_deleted(ring.chat)
         if state != ring.state:
             ring.state = state
             for client in self.clients_of(ring.chat):
                 client.session.move(state)
+
+    def _chat_deleted(self, chat: str) -> None:
+        """Told by a message, and by the chat's own event, which reaches who missed that."""
+        for client in self.clients_of(chat):
+            client.close_soon(WireError("chat_deleted"))
 
     def _stop_here(self, turn: str) -> bool:
         found = [run for (id_, _), run in self._runs.items() if id_ == turn]
@@ -555,6 +557,7 @@ class ChatManager:
     def _on_degraded(self, is_degraded: bool) -> None:
         frame = protocol.Degraded(since=_now()) if is_degraded else protocol.Restored()
         encoded = protocol.encode_frame(frame)
+        self.outage = encoded if is_degraded else None
         for client in list(self._clients.values()):
             client.post(encoded)
 
@@ -570,12 +573,11 @@ class ChatManager:
             for client in self._by_user.get(message["user"], ()):
                 client.post(frame)
         elif kind == "released":  # turns that nobody runs: a sweep finds them too, some seconds later
-            self.spawn(self.sweep.take_released())
+            self.sweep.take_released_soon()
         elif kind == "close_session":
             self._close_here(message["session"])
         elif kind == "chat_deleted":
-            for client in self.clients_of(message["chat"]):
-                client.close_soon(WireError("chat_deleted"))
+            self._chat_deleted(message["chat"])
 
 
 # --------------------------------------------------------------------------------------------- one a process

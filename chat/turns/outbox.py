@@ -18,6 +18,7 @@ from streams.log import Appended, Batch, Fenced, Log, NewEpoch
 
 # A JSON string is at most six times its characters, so a text of this length needs no measuring.
 _SAFE_SHARE = 8
+WAITS_S = 0.01  # what can wait
 
 
 log = structlog.get_logger("headrace.turn")
@@ -59,16 +60,22 @@ class Outbox:
         self._bytes = 0
         self._n = 0
         self._is_sending = False  # or about to
+        self._is_due = False  # something waits that cannot wait longer
+        self._later: asyncio.TimerHandle | None = None  # for what can
         self._reply: asyncio.Future | None = None  # to the batch that is on its way
         self._restating: asyncio.Task | None = None
         self._changed = asyncio.Event()
         self._lost: Lost | None = None
 
-    def put(self, event: protocol.Event) -> None:
+    def put(self, event: protocol.Event, *, can_wait: bool = False) -> None:
+        """`can_wait`: a moment, so that a first text which comes at once stands in the same append, not behind it."""
         self._close_delta()
         self._waiting.append(event)
         self._bytes += _weight(event)
-        self._wake()
+        if not can_wait:
+            self._wake()
+        elif self._later is None:
+            self._later = asyncio.get_running_loop().call_later(WAITS_S, self._waited)
 
     def delta(self, part: str, text: str, tokens: int = 1) -> None:
         if self._open_delta is not None and self._open_delta[0] == part:
@@ -85,6 +92,7 @@ class Outbox:
         while not self._lost and (
             self._tokens > self._bounds.pending_tokens or self._bytes > self._bounds.pending_events_bytes
         ):
+            self._wake()
             await self._change()
         if self._lost:
             raise self._lost
@@ -92,6 +100,7 @@ class Outbox:
     async def flush(self) -> None:
         """Returns once all that was put is in the log. Raises Lost; bounded by the append's own bound."""
         while not self._lost and (self._waiting or self._open_delta or self._is_sending):
+            self._wake()
             await self._change()
         if self._lost:
             raise self._lost
@@ -102,9 +111,14 @@ class Outbox:
 
     def _wake(self) -> None:
         """In the next step of the loop: what comes in this one goes into the same batch."""
+        self._is_due = True
         if not self._is_sending and self._lost is None:
             self._is_sending = True
             asyncio.get_running_loop().call_soon(self._send)
+
+    def _waited(self) -> None:
+        self._later = None
+        self._wake()
 
     def _close_delta(self) -> None:
         if self._open_delta is not None:
@@ -115,12 +129,16 @@ class Outbox:
     def _send(self) -> None:
         """What waits, as one batch."""
         self._close_delta()
-        if not self._waiting or self._lost:
-            self._is_sending = False
+        if not self._is_due or not self._waiting or self._lost:
+            self._is_due = self._is_sending = False
             self._changed.set()
             return
         events, self._waiting = self._waiting, []
         self._tokens = self._bytes = 0
+        self._is_due = False
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         self._n += 1
         try:
             batch = Batch(
@@ -192,7 +210,7 @@ class Outbox:
     def close(self) -> None:
         """What was not sent is not sent any more."""
         self._lost = self._lost or Lost("closed")
-        for work in (self._reply, self._restating):
+        for work in (self._reply, self._restating, self._later):
             if work is not None:
                 work.cancel()
 

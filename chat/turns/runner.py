@@ -23,7 +23,7 @@ from chat.turns import handed, orders, owed, reads, store
 from chat.turns import usage as usages
 from chat.turns.canonical import hash_of
 from chat.turns.history import messages_of
-from chat.turns.journal import Journal
+from chat.turns.journal import PART_CHARS, Journal, checked
 from chat.turns.nodes import Nodes
 from chat.turns.outbox import Lost, Outbox, part_events
 from chat.turns.parts import Parts
@@ -164,9 +164,9 @@ class Run:
         if self.order.answered is not None:
             self._outbox.put(self.order.answered)
         for event in self._parts.begin_events():
-            self._outbox.put(event)
+            self._outbox.put(event, can_wait=not self.order.is_resumed)
         if self.order.titled is not None:
-            self._outbox.put(self.order.titled)
+            self._outbox.put(self.order.titled, can_wait=True)
 
     async def _raise_fence(self) -> None:
         """Nothing of an earlier attempt is appended after this; then what it delivered can be read."""
@@ -236,7 +236,7 @@ class Run:
             raise WireError("skill_not_found")
         graph = self.order.graph
         if graph is None:
-            graph = await build.version_graph(self.order.version_id)
+            graph = await build.version_graph(self.order.version_id, until_done=True)
         self.flow = FlowView(
             id=self.order.flow_id,
             slug=self.order.flow_slug,
@@ -254,7 +254,7 @@ class Run:
         named = [data["file"] for data in shapes.files_of(msgspec.to_builtins(self.order.message.parts or []))]
         if not named:
             return self.input
-        known = await database.read(files.views, int(self.user.id), named)
+        known = await database.read(files.views, int(self.user.id), named, until_done=True)
         views = tuple(known[file] for file in named if file in known)
         return msgspec.structs.replace(self.input, files=views)
 
@@ -421,7 +421,7 @@ class Run:
             error=None if error is None else handed.text(error),
         )
         self._nodes.add(event)
-        self._outbox.put(event)
+        self._outbox.put(event, can_wait=True)
 
     # ----------------------------------------------------------------------------------------- steps
 
@@ -447,6 +447,7 @@ class Run:
 
     async def step(self, key: str, fn: Callable[[], Awaitable[Any]]) -> Any:
         self._must_run()
+        key = self._journal.key("step", self._parts.scope, key)
         kept = self._kept(key, None)
         if kept is not None:
             return kept["value"]
@@ -559,7 +560,10 @@ class Run:
             names = "\n".join(f"[{picture.name or picture.mime}]" for picture in message.pictures)
             return LLMMessage(message.role, f"{message.text}\n\n{names}")
         user = int(self.user.id)
-        read = [(picture, await database.read(files.picture, user, picture.file)) for picture in message.pictures]
+        read = [
+            (picture, await database.read(files.picture, user, picture.file, until_done=True))
+            for picture in message.pictures
+        ]
         whole = tuple(msgspec.structs.replace(picture, data=data) for picture, data in read if data)
         return msgspec.structs.replace(message, pictures=whole)
 
@@ -567,9 +571,9 @@ class Run:
         return msgspec.to_builtins(self._usage) if self._usage else None
 
     async def history(self, count: int) -> tuple[LLMMessage, ...]:
-        rows = await database.read(reads.history, self.order.chat, self.order.message.parent, count)
+        rows = await database.read(reads.history, self.order.chat, self.order.message.parent, count, until_done=True)
         named = [data["file"] for _role, parts in rows for data in shapes.files_of(parts)]
-        known = await database.read(files.views, int(self.user.id), named) if named else {}
+        known = await database.read(files.views, int(self.user.id), named, until_done=True) if named else {}
         return tuple(message for role, parts in rows for message in messages_of(role, parts, known))
 
     # ------------------------------------------------------------------------------------------- ask
@@ -636,7 +640,7 @@ class _Stream:
         on_expiry = "default" if default is not None else "branch" if goes_on_expired else "end"
         asked = orders.Asked(
             key=run._journal.key("ask", run._parts.scope, key),
-            part=run._parts.next_id(),
+            part=checked(run._parts.next_id(), PART_CHARS),
             text=handed.text(text),
             options=handed.plain(list(options), room, handed.TOO_LARGE_QUESTION),
             schema=handed.plain(schema, room, handed.TOO_LARGE_QUESTION),

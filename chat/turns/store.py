@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 from django.conf import settings
 from django.db import IntegrityError, OperationalError, connection, transaction
+from django.db.models import TextField
+from django.db.models.functions import Cast
 
 from accounts import rights, spend, tokens
 from accounts.models import User
@@ -102,7 +104,7 @@ def begin_turn(begin: Begin) -> Outcome:
     chat.last_number, chat.last_turn_at = turn.number, at
     chat.locale = chat.locale or begin.locale
     if begin.text and not chat.title:
-        chat.title = _title(begin.text)
+        _entitle(chat, _title(begin.text))
         chat.rev += 1
         _owe_chat(chat, begin.worker, outcome)
     runs_now = not active and not queued
@@ -758,7 +760,10 @@ def create_chat(user: int, flow_id: str, title: str) -> Chat:
         raise WireError("flow_not_found")
     if flow.status != Flow.Status.ONLINE:
         raise WireError("flow_offline")
-    return Chat.objects.create(user_id=user, flow=flow, title=title, rev=1 if title else 0)
+    chat = Chat(user_id=user, flow=flow, rev=1 if title else 0)
+    _entitle(chat, title)
+    chat.save(force_insert=True)
+    return chat
 
 
 def patch_chat(
@@ -778,7 +783,7 @@ def patch_chat(
     if head is not None:
         chat.head = _message(chat, head).id
     if title is not None:
-        chat.title = title
+        _entitle(chat, title)
     if pinned is not None:
         chat.pinned = pinned
     chat.rev += 1
@@ -843,13 +848,28 @@ def purge(chat_id: str) -> bool:
     chat = _lock(chat_id)
     if chat is None or chat.deleted or not reads.is_past(chat) or chat.turns.filter(state__in=UNENDED).exists():
         return False
+    _unname_files(chat)
     chat.turns.all().delete()
     chat.messages.all().delete()
-    chat.deleted, chat.graph, chat.vars, chat.title, chat.head = True, None, {}, "", None
+    chat.deleted, chat.graph, chat.vars, chat.head = True, None, {}, None
+    _entitle(chat, "")
     chat.rev += 1
     chat.owes, chat.told = None, False
     chat.save()
     return True
+
+
+def _unname_files(chat: Chat) -> None:
+    """What no other message of the user's names goes with the other files that none names."""
+    said = chat.messages.filter(role=Message.Role.USER).values_list("parts", flat=True)
+    ids = {data["file"] for parts in said for data in shapes.files_of(parts)}
+    if not ids:
+        return
+    others = Message.objects.filter(chat__user_id=chat.user_id, role=Message.Role.USER).exclude(chat=chat)
+    others = others.annotate(raw=Cast("parts", TextField()))
+    for row in File.objects.select_for_update().filter(id__in=ids).order_by("id").only("id"):  # who names one waits
+        if not others.filter(raw__contains=str(row.id)).exists():
+            File.objects.filter(id=row.id).update(named=False)
 
 
 def forget_commands() -> int:
@@ -978,6 +998,7 @@ def _save(chat: Chat) -> None:
         "owes",
         "told",
         "title",
+        "search_title",
         "head",
         "pinned",
         "vars",
@@ -1008,6 +1029,10 @@ def _repeat_of(scope: uuid.UUID, command: str, body_hash: str) -> dict[str, Any]
 
 def _keep_command(scope: uuid.UUID, command: str, body_hash: str, reply: dict, at: datetime) -> None:
     insert(Command(scope=scope, command=command, body_hash=body_hash, reply=reply, created=at))
+
+
+def _entitle(chat: Chat, title: str) -> None:
+    chat.title, chat.search_title = title, shapes.folded(title)
 
 
 def _title(text: str) -> str:

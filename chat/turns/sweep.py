@@ -36,6 +36,7 @@ class Sweep:
 
     def __init__(self, manager: "ChatManager") -> None:
         self._manager = manager
+        self._is_to_take = False  # a look at what was given back is about to be
         self._seen_at = 0.0  # when a beat was last written, monotonic
         self._judges_from = 0.0  # after an outage of the database nobody is judged dead before this
 
@@ -81,9 +82,16 @@ class Sweep:
         in_use = await database.read(reads.workers_in_use)
         await database.write(worker_store.bury_idle, in_use)
 
-    async def take_released(self) -> None:
-        """What somebody gave back just now; workers come one after the other, so that each gets some."""
+    def take_released_soon(self) -> None:
+        """What somebody gave back just now. One look at a time, however many say so."""
+        if not self._is_to_take:
+            self._is_to_take = True
+            self._manager.spawn(self._take_released())
+
+    async def _take_released(self) -> None:
+        """Workers come one after the other, so that each gets some."""
         await asyncio.sleep(random.uniform(0, CLAIMS_OVER_S))
+        self._is_to_take = False  # who says so from here on is looked for again
         if time.monotonic() >= self._judges_from and self._manager.runner() and not self._manager.hub.is_degraded:
             await self._claim()
 

@@ -1,6 +1,5 @@
 """A model answers."""
 
-import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -16,7 +15,7 @@ from flows.templates import text_of
 from providers.base import LLMMessage
 from streams.numbers import OutOfRange, check_numbers
 
-FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
+FENCE = "```"
 
 
 class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,10 +91,18 @@ def _prompted(value: Any) -> list[LLMMessage]:
     return [LLMMessage("user", text)] if text else []
 
 
+def _unfenced(text: str) -> str:
+    """What stands in a code fence around the whole. By hand: a pattern would take days over many ends of lines."""
+    bare = text.strip()
+    if len(bare) < 2 * len(FENCE) or not (bare.startswith(FENCE) and bare.endswith(FENCE)):
+        return text
+    head, newline, body = bare.removeprefix(FENCE).removesuffix(FENCE).partition("\n")
+    return body if newline and head.strip() in ("", "json") else text
+
+
 def structured(text: str, schema: dict[str, Any]) -> dict[str, Any]:
     """The object that a model wrote, a code fence around it or not. Raises NodeError where it does not fit."""
-    fenced = FENCE.match(text)
-    written = fenced.group(1) if fenced else text
+    written = _unfenced(text)
     try:
         values = msgspec.json.decode(written)
         check_numbers(written, values)

@@ -15,7 +15,7 @@ import { ChatList } from "./list.js";
 import { menuOf } from "./menu.js";
 import { Messages } from "./messages.js";
 import { config, rest } from "./page.js";
-import { fieldsOf, takesText, valueOf } from "./questions.js";
+import { fieldsOf, takesText, textAsAnswer, valueOf } from "./questions.js";
 import { Follow } from "./scroll.js";
 import { View, textOf } from "./view.js";
 import { Wire, newId } from "./wire.js";
@@ -65,10 +65,11 @@ const wire = new Wire(socketUrl, {
 const connection = new Connection($("connection"), $("line"), {
   onTryNow: () => wire.tryNow(),
   signInUrl: `/login/?next=${encodeURIComponent(location.pathname)}`,
+  editUrl: config.flow.editable ? `/edit/${config.flow.id}/` : null,
 });
 
 const files = new Files($("files"), rest, () => composer.changed());
-const composer = new Composer($("composer"), { onSend: say, onStop: stop, onEditLast: () => messages.editLast(), doubt, files });
+const composer = new Composer($("composer"), { onSend: submitted, onStop: stop, onEditLast: () => messages.editLast(), doubt, files });
 
 const messages = new Messages($("messages"), {
   me: config.user.id,
@@ -101,7 +102,7 @@ const messages = new Messages($("messages"), {
       paintSoon();
     });
   },
-  trace: (error, item) => error?.trace || [wire.trace, item?.turn].filter(Boolean).join(" "),
+  trace: (error, item) => error?.trace || item?.turn || wire.trace,
   textLimit: () => view.limits.text_chars,
   causeOf,
 });
@@ -140,6 +141,13 @@ function send(type, fields, { id, attached } = {}) {
   wire.send(type, fields, command.id);
   paint();
   return command.id;
+}
+
+/** `secret`: the question for which it was written, which alone is told its answer: a message would be kept. */
+function submitted(text, secret) {
+  const value = secret && !files.list.length ? textAsAnswer(secret, text) : null;
+  if (value === null) say(text);
+  else send("answer", { question: secret.question, value });
 }
 
 function say(text) {
@@ -199,6 +207,7 @@ function paint() {
   messages.paint(items);
   follow.text(textMark(items));
   const state = view.state;
+  composer.standFor(view.openSecret);
   composer.update({ state, isStopping: view.stopping.size > 0, isClosed, placeholder: placeholder(state, isClosed) });
   $("welcome").hidden = items.length > 0 || wire.state.name === "refused" || !view.flow;
   $("older").hidden = !view.more;

@@ -12,7 +12,7 @@ const NEAR = 500; // so many characters before the limit it is told
 
 export class Composer {
   /**
-   * `onSend(text)`, `onStop()`, `onEditLast()`; `doubt(text)`: a sentence that is to be answered before the text is
+   * `onSend(text, secret)`, `onStop()`, `onEditLast()`; `doubt(text)`: a sentence that is to be answered before the text is
    * sent, or null; `files`: what goes with it.
    */
   constructor(form, { onSend, onStop, onEditLast, doubt, files }) {
@@ -27,6 +27,8 @@ export class Composer {
     this.doubt = doubt;
     this.onSend = onSend;
     this.limit = 32000;
+    this.secret = null; // the open question whose answer is kept nowhere
+    this.before = ""; // what was written when it came
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.submit();
@@ -69,6 +71,17 @@ export class Composer {
     this.allow();
   }
 
+  /** For a secret question nothing is kept: what was written for it goes with it, and what was there before is back. */
+  standFor(secret) {
+    if (secret?.question === this.secret?.question) return;
+    const wasSecret = this.secret !== null;
+    this.secret = null;
+    if (wasSecret && this.area.value !== this.before) this.fill(this.before);
+    this.keepDraft();
+    this.secret = secret;
+    this.before = this.area.value;
+  }
+
   submit() {
     const text = this.area.value;
     const fault = this.fault(text);
@@ -83,9 +96,10 @@ export class Composer {
 
   send(text) {
     this.say(null);
+    this.before = "";
     this.fill("");
     this.keepDraft();
-    this.onSend(text);
+    this.onSend(text, this.secret);
     this.area.focus();
   }
 
@@ -97,7 +111,9 @@ export class Composer {
       return interpolate(gettext("The text is too long by %(over)s characters: at most %(limit)s go into one message."), { over, limit: this.limit });
     }
     if (this.files.isBusy) return gettext("A file is still on its way. Wait for it, or remove it.");
-    if (this.files.hasFailed) return gettext("A file was not taken. Send it again, or remove it.");
+    if (this.files.hasFailed) {
+      return this.files.mayGoAgain ? gettext("A file was not taken. Send it again, or remove it.") : gettext("A file was not taken. Remove it to send the message.");
+    }
     if (!text.trim()) return this.files.list.length ? gettext("Write something about the files.") : "";
     return null;
   }
@@ -119,7 +135,7 @@ export class Composer {
 
   /** The button stays alive where a sentence can say what is wrong. */
   allow() {
-    this.sendButton.disabled = this.isClosed || (!this.area.value.trim() && !this.files.list.length);
+    this.sendButton.disabled = this.isClosed || (!this.area.value.trim() && this.files.areRefused);
   }
 
   say(sentence) {
@@ -146,6 +162,7 @@ export class Composer {
 
   /** Gives a text back, before what is there already. */
   giveBack(text) {
+    this.before = [text, this.before].filter(Boolean).join("\n");
     this.fill([text, this.area.value].filter(Boolean).join("\n"));
     this.keepDraft();
     this.area.focus();
@@ -178,7 +195,7 @@ export class Composer {
   /** Only what was written here: another tab's draft is not ours to overwrite. */
   keepDraft() {
     clearTimeout(this.draftTimer);
-    if (!this.draftKey || !this.isChanged) return;
+    if (!this.draftKey || !this.isChanged || this.secret) return;
     this.isChanged = false;
     keep(localStorage, this.draftKey, this.area.value || null);
   }

@@ -6,12 +6,14 @@ import { gettext, interpolate, ngettext } from "./i18n.js";
 const BLIP_MS = 2000; // shorter troubles are nobody's business
 
 export class Connection {
-  constructor(pill, line, { onTryNow, signInUrl }) {
+  /** `editUrl`: where the flow is published, for who may; null for others. */
+  constructor(pill, line, { onTryNow, signInUrl, editUrl }) {
     this.pill = pill;
     this.pillText = pill.querySelector("[data-text]");
     this.line = line;
     this.onTryNow = onTryNow;
     this.signInUrl = signInUrl;
+    this.editUrl = editUrl;
     this.state = { name: "connecting" };
     this.isDegraded = false;
     this.troubleSince = performance.now();
@@ -122,6 +124,7 @@ export class Connection {
       case "deleted":
         return { tone: "bad", word: gettext("Deleted"), sentence: gettext("This chat was deleted.") };
       case "refused":
+        if (refusal?.code === "flow_offline") return this.flowOffline(refusal, { ...tryNow, label: gettext("Look again") });
         return {
           tone: "bad",
           word: gettext("Not connected"),
@@ -132,6 +135,12 @@ export class Connection {
       default:
         return this.quiet();
     }
+  }
+
+  /** Nothing is out of order: somebody took the flow offline, and who may publishes it. */
+  flowOffline({ text }, lookAgain) {
+    const action = this.editUrl ? { label: gettext("Open in the editor"), href: this.editUrl } : lookAgain;
+    return { tone: "wait", word: gettext("Flow offline"), sentence: text, action };
   }
 
   live() {

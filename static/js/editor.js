@@ -341,7 +341,11 @@ async function publish() {
   if (choice !== "publish") return;
   const version = await rest.publish(note.value.trim());
   await refreshed();
-  notice(interpolate(W.published, { number: version.number }));
+  notice(interpolate(W.published, { number: version.number }), { label: W.chatWithIt, run: openChat });
+}
+
+function openChat() {
+  location.href = `/f/${config.flow.slug}/`;
 }
 
 async function offline() {
@@ -396,7 +400,7 @@ function act(name, run) {
 
 act("save", save);
 act("build", async () => {
-  if (await built()) notice(W.built);
+  if ((await built()) && !$("build-state").offsetParent) notice(W.built); // elsewhere it stands beside the button
 });
 act("publish", publish);
 act("undo", () => source.undo());
@@ -405,7 +409,7 @@ act("format", () => {
   if (graph.isWhole) source.replace(formatted(graph.root));
 });
 menuOf($("more"), () => [
-  isFlowOnline ? { label: W.chatWithIt, icon: "chat", run: () => (location.href = `/f/${config.flow.slug}/`) } : null,
+  isFlowOnline ? { label: W.chatWithIt, icon: "chat", run: openChat } : null,
   { label: W.exportIt, icon: "download", run: () => (location.href = `${config.api}flows/${config.flow.id}/export/`) },
   config.admin ? { label: W.admin, icon: "cog", run: () => (location.href = config.admin) } : null,
   isFlowOnline ? { label: W.takeOffline, icon: "plug", run: () => offline().catch(told), isGrave: true } : null,

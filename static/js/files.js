@@ -6,6 +6,9 @@
 import { el, icon, iconButton, setText } from "./dom.js";
 import { gettext, interpolate } from "./i18n.js";
 
+/** What the server says of a file that it would never take, however often it is sent. */
+const REFUSED = new Set(["file_too_large", "file_type_not_allowed", "bad_filename", "empty_file", "file_decompression_limit"]);
+
 export class Files {
   /**
    * @param tray where the files are shown
@@ -27,6 +30,16 @@ export class Files {
 
   get hasFailed() {
     return this.list.some((file) => file.state === "failed");
+  }
+
+  /** Whether one of those that failed may go another time. */
+  get mayGoAgain() {
+    return this.list.some((file) => file.state === "failed" && !file.again.hidden);
+  }
+
+  /** Whether all of them are such as are never taken: then they are nothing to send. */
+  get areRefused() {
+    return this.list.every((file) => file.state === "failed" && file.again.hidden);
   }
 
   get whole() {
@@ -78,7 +91,10 @@ export class Files {
     request.upload.onprogress = ({ loaded, total }) => (file.bar.value = total ? loaded / total : 0);
     request.onload = () => {
       if (request.status === 201 && request.response?.id) this.done(file, request.response);
-      else this.fail(file, request.response?.error?.text ?? gettext("The server did not take it."), true);
+      else {
+        const error = request.response?.error;
+        this.fail(file, error?.text ?? gettext("The server did not take it."), !REFUSED.has(error?.code));
+      }
       this.changed();
     };
     request.onerror = () => {

@@ -1,7 +1,7 @@
 /** Keys of the whole page, the list of them, and the palette: chats, flows and what can be done, found by typing. */
 
 import { openDialog } from "./dialog.js";
-import { el, icon } from "./dom.js";
+import { el, icon, setText } from "./dom.js";
 import { gettext } from "./i18n.js";
 
 const FIND_MS = 200;
@@ -58,11 +58,12 @@ export function openPalette({ actions, find }) {
   let timer = null;
   let query = "";
   const input = el("input", {
-    type: "search", role: "combobox", "aria-expanded": "true", "aria-controls": "palette-list", "aria-autocomplete": "list",
+    type: "text", enterkeyhint: "go", role: "combobox", "aria-expanded": "true", "aria-controls": "palette-list", "aria-autocomplete": "list",
     "aria-label": gettext("Find a chat, a flow, or something to do"), placeholder: gettext("Find a chat, a flow, or something to do"), autocomplete: "off",
   });
   const list = el("ul", { id: "palette-list", class: "palette-list", role: "listbox", "aria-label": gettext("Found") });
-  const dialog = openDialog(gettext("Go to"), [input, list], "palette");
+  const nothing = el("p", { class: "hint palette-nothing", role: "status" });
+  const dialog = openDialog(gettext("Go to"), [input, list, nothing], "palette");
 
   const paint = (entries) => {
     shown = entries.slice(0, SHOWN);
@@ -91,7 +92,9 @@ export function openPalette({ actions, find }) {
     const own = actions().filter(({ label }) => label.toLowerCase().includes(asked.toLowerCase()));
     paint(own);
     const found = await find(asked).catch(() => []);
-    if (asked === query && dialog.open) paint([...own, ...found]);
+    if (asked !== query || !dialog.open) return;
+    paint([...own, ...found]);
+    setText(nothing, shown.length ? "" : gettext("Nothing was found."));
   };
   input.addEventListener("input", () => {
     query = input.value.trim();

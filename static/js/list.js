@@ -211,6 +211,7 @@ export class ChatList {
   paint() {
     const focused = this.node.contains(document.activeElement) ? document.activeElement.dataset.key : null;
     const shown = [...this.chats.values()];
+    this.isMixed = new Set(shown.map((chat) => chat.flow?.id).filter(Boolean)).size > 1;
     const groups = this.found ? [this.foundGroup(shown)] : groupsOf(shown, new Date());
     this.node.replaceChildren(
       ...groups.map(({ title, chats }) =>
@@ -239,7 +240,7 @@ export class ChatList {
       "a",
       { href: `/c/${chat.id}/`, "aria-current": chat.id === this.current ? "page" : null, title: chat.title || null, "data-key": `open-${chat.id}` },
       chat.pinned ? icon("pin") : null,
-      el("span", { class: "chat-title" }),
+      el("span", { class: "chat-name" }, el("span", { class: "chat-title" }), this.isMixed && chat.flow ? el("span", { class: "chat-flow" }, chat.flow.name) : null),
       this.markOf(chat),
     );
     setText(link.querySelector(".chat-title"), title);

@@ -74,8 +74,9 @@ class Said {
   constructor(actions) {
     this.actions = actions;
     this.text = el("p", { class: "said" });
+    this.pictures = el("ul", { class: "said-files" });
     this.files = el("ul", { class: "said-files" });
-    this.bubble = el("div", { class: "bubble" }, this.text, this.files);
+    this.bubble = el("div", { class: "bubble" }, this.text, this.pictures, this.files);
     this.state = el("p", { class: "message-state" });
     this.under = el("div", { class: "under" });
     this.problem = el("div", {});
@@ -89,7 +90,10 @@ class Said {
     this.item = item;
     this.node.dataset.status = item.status;
     if (!this.isEditing) setText(this.text, textOf(item.parts));
-    this.files.replaceChildren(...item.parts.filter((part) => part.data?.file).map((part) => el("li", {}, fileOf(part))));
+    const files = item.parts.filter((part) => part.data?.file).map(fileOf);
+    const arePictures = (isPicture) => files.filter((file) => file.matches(".picture") === isPicture).map((file) => el("li", {}, file));
+    this.pictures.replaceChildren(...arePictures(true));
+    this.files.replaceChildren(...arePictures(false));
     setText(this.state, STATES[item.status]?.(item) ?? "");
     this.problem.replaceChildren(...(item.status === "failed" ? [this.failure(item)] : []));
     showTools(this.under, item, () => this.tools(item));

@@ -41,6 +41,7 @@ function chooseLook(button) {
 /** The user's own language, kept with him: pages, and sentences from the server, speak it from then on. */
 function chooseLanguage(button) {
   const choose = async (locale) => {
+    languageCookie("");
     try {
       await rest.call("PATCH", "me/", { locale });
       location.reload();
@@ -53,6 +54,27 @@ function chooseLanguage(button) {
     { label: gettext("As the browser says"), isChecked: !chosen, run: () => choose("") },
     ...config.languages.map(([code, name]) => ({ label: name, isChecked: chosen === code, run: () => choose(code) })),
   ]);
+}
+
+/** Before the log-in: as long as the browser is open, in the cookie that the server's pages look at. */
+function chooseLanguageHere(button) {
+  const chosen = document.cookie.match(/(?:^|; )django_language=([^;]+)/)?.[1];
+  const choose = (locale) => {
+    languageCookie(locale);
+    location.assign(location.href); // and no reload, which would send the form once more
+  };
+  menuOf(button, () => [
+    { label: gettext("As the browser says"), isChecked: !chosen, run: () => choose("") },
+    ...JSON.parse(button.dataset.languages).map(([code, name]) => ({
+      label: name,
+      isChecked: chosen === code,
+      run: () => choose(code),
+    })),
+  ]);
+}
+
+function languageCookie(locale) {
+  document.cookie = `django_language=${locale}; path=/; samesite=lax${locale ? "" : "; max-age=0"}`;
 }
 
 function drawer(side, opener) {
@@ -94,6 +116,7 @@ if (!CSS.supports("field-sizing", "content")) growByHand();
 for (const button of document.querySelectorAll("[data-look]")) chooseLook(button);
 for (const button of document.querySelectorAll("[data-language]")) {
   if (config) chooseLanguage(button);
+  else if (button.dataset.languages) chooseLanguageHere(button);
   else button.hidden = true;
 }
 const side = document.querySelector("[data-drawer]");

@@ -168,12 +168,16 @@ export class QuestionCard {
   }
 }
 
-/** Whether a typed text answers an open question, by the server's rule: free text, or an option's label or id. */
-export function takesText(question, text) {
-  if (question.schema) return false;
-  if (!question.options?.length) return true;
+/** The answer that a typed text is to an open question, by the server's rule: free text, or an option's label or id. */
+export function textAsAnswer(question, text) {
+  if (question.schema) return null;
+  if (!question.options?.length) return text;
   const wanted = text.trim().toLowerCase();
-  return question.options.some(({ id, label }) => label.trim().toLowerCase() === wanted || id.toLowerCase() === wanted);
+  return question.options.find(({ id, label }) => label.trim().toLowerCase() === wanted || id.toLowerCase() === wanted)?.id ?? null;
+}
+
+export function takesText(question, text) {
+  return textAsAnswer(question, text) !== null;
 }
 
 /** An answer as a reader would say it. */

@@ -60,7 +60,6 @@ function row(step) {
     { "data-state": step.state },
     icon(step.state === "error" ? "alert" : step.state === "end" ? "check" : "dot"),
     el("span", { class: "step-title" }, step.title),
-    el("span", { class: "step-kind" }, step.kind),
     step.ms === null ? null : el("span", { class: "step-time" }, duration(step.ms)),
     step.error ? el("span", { class: "step-error" }, step.error) : null,
     hasOutput(step) ? result(step.output) : null,
@@ -73,7 +72,7 @@ function hasOutput({ output }) {
 
 function result(output) {
   const text = typeof output === "string" ? output : JSON.stringify(output, null, 2);
-  return el("details", { class: "step-output" }, el("summary", {}, gettext("Result")), el("pre", { tabindex: "0" }, text));
+  return el("details", { class: "step-output" }, el("summary", {}, icon("chevron"), gettext("Result")), el("pre", { tabindex: "0" }, text));
 }
 
 function duration(ms) {

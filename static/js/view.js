@@ -25,6 +25,7 @@ export class View {
     this.parts = new Map(); // part id -> its turn and part, for deltas
     this.pending = []; // own commands that have no trace in the chat yet: say, edit, regenerate
     this.answering = new Map(); // question id -> own answer on its way
+    this.secrets = new Set(); // ids of the questions whose answers are kept nowhere, closed ones too
     this.stopping = new Map(); // turn id, or "" for whichever runs -> the command's id
   }
 
@@ -49,8 +50,13 @@ export class View {
 
   /** Whether a command answers a secret question: it is kept nowhere but in memory. */
   isSecret(command) {
-    if (command.type !== "answer") return false;
-    return [...this.turns.values()].some((turn) => turn.question?.question === command.question && turn.question.secret);
+    return command.type === "answer" && this.secrets.has(command.question);
+  }
+
+  /** The secret question that is open, or null. */
+  get openSecret() {
+    const question = this.active?.question;
+    return question?.secret ? question : null;
   }
 
   /** `idle`, `starting` (said, not yet begun), `running` or `waiting` (for the answer to a question). */
@@ -289,7 +295,7 @@ const RULES = {
       view.addMessage(open.message);
       const turn = newTurn(open, open.state);
       turn.place = open.place ?? 0;
-      turn.question = open.question;
+      ask(view, turn, open.question);
       turn.steps = before.get(open.turn)?.steps ?? [];
       view.turns.set(turn.id, turn);
       for (const part of open.parts) addPart(view, turn, part, true);
@@ -374,7 +380,7 @@ const RULES = {
     const turn = view.turns.get(frame.turn);
     if (!turn) return;
     turn.state = "waiting";
-    turn.question = frame;
+    ask(view, turn, frame);
     turn.activity = null;
     turn.rev += 1;
   },
@@ -428,6 +434,11 @@ const RULES = {
 /** A `node` event, or REST's row of one, as a step is shown. */
 function stepOf({ node, visit, kind, title, state, ms, output, error }) {
   return { key: `${node}#${visit}`, kind, title: title || node, state, ms: ms ?? null, output: output ?? null, error: error ?? null };
+}
+
+function ask(view, turn, question) {
+  turn.question = question;
+  if (question?.secret) view.secrets.add(question.question);
 }
 
 function activity(view, frame) {

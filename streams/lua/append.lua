@@ -1,18 +1,19 @@
 -- Append one batch of a turn, or events without a turn, to a chat's log.
 --
--- KEYS: [3] channel.  ARGV: [3] the writer's epoch; [4] turn (16 bytes, or empty); [5] attempt; [6] n; [7] '1' if
--- the batch ends the turn; [8] events to keep; [9] bytes to keep at most, though they be fewer events;
--- [10...] events without their `{"seq":N,`.
+-- Before it stands PUBLISH: that word, or SPUBLISH on a cluster.
+-- ARGV: [3] the writer's epoch; [4] channel (no key: as one it would be missing while a slot moves, and each call told
+-- to come again); [5] turn (16 bytes, or empty); [6] attempt; [7] n; [8] '1' if the batch ends the turn; [9] events to
+-- keep; [10] bytes to keep at most, though they be fewer events; [11...] events without their `{"seq":N,`.
 -- Replies: {'ok', epoch, first, last} | {'kept', epoch, first, last} (written before) | {'fenced'} | {'epoch', epoch}.
 --
 -- meta, besides epoch, seq and replid: `t<turn>` = "attempt n first last start ended" (first and last of the last
 -- numbered batch, after the end of the end; start: where its events begin; kept as long as meta, or a writer that
 -- wakes late would not be known for one); `open`: 16 bytes of turn and 16 digits of start for each unfinished;
 -- `bytes`: of all events of this epoch; `marks`: 16 digits of bytes and 16 of seq, one for each eighth of what is kept.
-local turn, attempt, n = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
-local ends = ARGV[7] == '1'
-local kept_events, kept_bytes = tonumber(ARGV[8]), tonumber(ARGV[9])
-local FRAMES = 10
+local turn, attempt, n = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+local ends = ARGV[8] == '1'
+local kept_events, kept_bytes = tonumber(ARGV[9]), tonumber(ARGV[10])
+local FRAMES = 11
 
 if ARGV[3] ~= epoch then
   return {'epoch', epoch}
@@ -126,7 +127,7 @@ end
 redis.call('HSET', meta, unpack(written))
 
 if #frames > 0 then
-  redis.call('PUBLISH', KEYS[3], epoch .. ' ' .. first .. ' ' .. seq .. '\n' .. table.concat(frames, '\n'))
+  redis.call(PUBLISH, ARGV[4], epoch .. ' ' .. first .. ' ' .. seq .. '\n' .. table.concat(frames, '\n'))
 end
 
 if math.floor(before / 100) ~= math.floor(seq / 100) then

@@ -26,6 +26,9 @@ if not is_whole then
   redis.call('DEL', meta, log)
   epoch, seq = ARGV[1], 0
   redis.call('HSET', meta, 'epoch', epoch, 'seq', 0, 'replid', replid)
+  -- An empty log: while a slot moves, a call of which one key is there and the other is not would be told to come again.
+  redis.call('XGROUP', 'CREATE', log, 'none', 0, 'MKSTREAM')
+  redis.call('XGROUP', 'DESTROY', log, 'none')
   live()
 elseif redis.call('TTL', meta) < kept_s then
   live()

@@ -27,3 +27,9 @@ def test_it_says_that_there_is_no_such_user() -> None:
     for name in ("nobody", "bert"):
         with pytest.raises(CommandError, match="no active user"):
             printed(name)
+
+
+@pytest.mark.parametrize("minutes", ["0", "-5", "nan"])
+def test_it_prints_no_token_that_has_ended_already(minutes: str) -> None:
+    with pytest.raises(CommandError, match="more than 0"):
+        printed("anna", f"--minutes={minutes}")

@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from django.contrib.auth.models import Group
+from django.contrib.sessions.models import Session
 from django.db import connection
 from django.test import Client
 from django.utils import timezone
@@ -340,6 +341,26 @@ def test_a_session_ends_with_sign_out_password_and_deactivation(anna: User) -> N
     anna.set_password("other")
     anna.save()
     assert is_refused(Credential("session", keys[0]))
+
+
+def test_a_session_begun_under_an_older_secret_key_is_read_and_left_as_it_is(
+    anna: User, client: Client, settings: Any
+) -> None:
+    client.force_login(anna)
+    before = Session.objects.values().get()
+    settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "a newer one", [settings.SECRET_KEY]
+    assert verify(Credential("session", before["session_key"])).user_id == anna.pk
+    assert Session.objects.values().get() == before
+    settings.SECRET_KEY_FALLBACKS = []
+    assert is_refused(Credential("session", before["session_key"]))
+    assert Session.objects.values().get() == before
+
+
+def test_a_session_is_refused_whose_password_changed_behind_its_login(anna: User, client: Client) -> None:
+    client.force_login(anna)
+    key = session_key(client)
+    User.objects.update(password="another")  # as no signal tells
+    assert is_refused(Credential("session", key))
 
 
 @pytest.mark.parametrize("key", ["", "x", "0" * 32, "\0", "'--"])

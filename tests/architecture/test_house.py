@@ -17,6 +17,8 @@ REDIS_ROOMS = {
     "streams/redis.py",
     "streams/log.py",
     "streams/hub.py",
+    "streams/places.py",
+    "streams/masters.py",
     "streams/exposition.py",
     "accounts/quotas.py",
     "flows/build.py",

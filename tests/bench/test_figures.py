@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import stamp, svg
-from bench.client import Socket
+from bench.client import Socket, SocketIo, Viewer
+from bench.job import deltas_of
 from bench.measure import Goal, Line, Row
 from bench.report import table
 
@@ -59,3 +60,57 @@ async def test_frames_are_read_whole_however_they_are_cut(cut: int) -> None:
         socket.data_received(wire[start : min(start + cut, 400)])
     socket.data_received(wire[400:])
     assert [payload for _, payload in socket.frames] == payloads
+
+
+def test_a_goal_may_judge_another_column() -> None:
+    goal = Goal("<= 1.3 x 1 chat", 1.3, against="1 chat", of="10 chats")
+    measured = Line("p50", "ms", {"1 chat": [10.0], "10 chats": [12.0]}, [goal])
+    assert goal.reached(measured) == [1.2]
+
+
+class Wire:
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+
+HANDSHAKE = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+
+
+def framed(*payloads: bytes) -> bytes:
+    return b"".join(bytes((0x81, len(payload))) + payload for payload in payloads)
+
+
+async def test_a_viewer_reads_after_the_measurement_what_came_while_it_ran() -> None:
+    viewer = Viewer("127.0.0.1:1", "/", "")
+    viewer.data_received(HANDSHAKE)
+    viewer.keep()
+    wire = framed(b'{"type":"delta","text":"a"}', b'{"type":"turn_end"}')
+    for start in range(0, len(wire), 7):
+        assert viewer.frames == []
+        viewer.data_received(wire[start : start + 7])
+    await viewer.ended()
+    viewer.replay()
+    assert [text for _, text in deltas_of(viewer)] == ["a"]
+
+
+async def test_a_ping_among_many_frames_is_answered_at_once() -> None:
+    viewer = Viewer("127.0.0.1:1", "/", "")
+    viewer.transport = Wire()
+    viewer.data_received(HANDSHAKE)
+    viewer.keep()
+    viewer.data_received(b"\x89\x04ping")
+    assert viewer.transport.written.endswith(b"ping")
+
+
+async def test_socket_io_is_joined_and_its_events_are_read() -> None:
+    socket = SocketIo("127.0.0.1:1", "/", "")
+    socket.transport = Wire()
+    socket.data_received(HANDSHAKE + framed(b'0{"sid":"x"}', b'40{"sid":"y"}', b'42["delta",{"text":"a"}]'))
+    await socket.first(None)
+    assert b"40" in socket.transport.written
+    assert [text for _, text in deltas_of(socket)] == ["a"]

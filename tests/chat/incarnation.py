@@ -21,7 +21,8 @@ from streams.log import Batch, Log
 _current: contextvars.ContextVar["Incarnation | None"] = contextvars.ContextVar("incarnation", default=None)
 _TYPE = re.compile(rb'"type":"(\w+)"')
 
-Fate = Literal["dies", "holds", "freezes", "loses", "doubles"]
+Fate = Literal["dies", "holds", "freezes", "acts", "fails", "loses", "strays", "doubles"]
+GIVES_UP = ("fails", "loses", "strays")
 
 
 class Death(BaseException):
@@ -32,11 +33,15 @@ class Call:
     """What befalls the `nth` call of a name, before it or (`is_done`) once it has taken effect.
 
     dies: the process ends; holds: this call waits until `go`; freezes: every call waits until the life thaws;
-    loses: it takes effect, the caller hears `unavailable`; doubles: its answer was lost, it is sent again.
+    acts: `act` is done first; fails: nothing takes effect, the caller hears `unavailable`; loses: it takes effect,
+    the caller hears that all the same; strays: he hears it at once, and it takes effect after `go`, if the process
+    still lives; doubles: its answer was lost, it is sent again.
     """
 
-    def __init__(self, fate: Fate, name: str, nth: int, is_done: bool) -> None:
-        self.fate, self.name, self.nth, self.is_done = fate, name, nth, is_done
+    def __init__(
+        self, fate: Fate, name: str, nth: int, is_done: bool, act: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self.fate, self.name, self.nth, self.is_done, self.act = fate, name, nth, is_done, act
         self._reached, self._goes = asyncio.Event(), asyncio.Event()
 
     async def reached(self) -> None:
@@ -46,36 +51,52 @@ class Call:
     def go(self) -> None:
         self._goes.set()
 
+    async def gone(self) -> None:
+        await self._goes.wait()
+
     async def meet(self, life: "Incarnation") -> None:
         self._reached.set()
         if self.fate == "dies":
-            life.is_dead = True
-            life.trail.append("died")
+            life.die()
             raise Death
-        if self.fate == "loses":
+        if self.fate in GIVES_UP:
             raise WireError("unavailable")
         if self.fate == "holds":
-            await self._goes.wait()
+            await self.gone()
         elif self.fate == "freezes":
             life.freeze()
+        elif self.fate == "acts":
+            await self.act()
+
+
+class Hops:
+    """Calls of the database on behalf of one caller: `on_return` is due once he has left and none is under way."""
+
+    def __init__(self, on_return: Callable[[], None] | None = None) -> None:
+        self._on_return, self._count = on_return, 1
+
+    def began(self) -> None:
+        self._count += 1
+
+    def ended(self) -> None:
+        self._count -= 1
+        if not self._count and self._on_return is not None:
+            self._on_return()
 
 
 class Incarnation:
-    """One worker's life. `dies_at`: the step at which it dies; `is_done`: the step takes place, unheard."""
+    """One worker's life. Every call is a `step` too: `at_call("dies", "step", 5)` is the fifth from now."""
 
     def __init__(self) -> None:
         self.steps = 0
         self.is_dead = False
-        self.dies_at: int | None = None
-        self.is_done = False
-        self.doubles_at: int | None = None  # an append whose answer was lost is sent again
-        self.empties_at: int | None = None  # the store loses everything before this step
-        self.empty: Callable[[], Awaitable[None]] | None = None
         self.on_step: Callable[[], Awaitable[None]] | None = None  # called before each
         self.manager: ChatManager | None = None
         self.trail: list[str] = []
         self.stepped = asyncio.Event()
         self._calls: list[Call] = []
+        self._met: list[Call] = []
+        self.strays: set[asyncio.Task] = set()  # calls that nobody waits for any more
         self._thawed = asyncio.Event()
         self._thawed.set()
 
@@ -94,82 +115,109 @@ class Incarnation:
         await self.manager.hub.start()
         await self.manager.sweep.beat()
 
-    def arm(
+    def at_call(
         self,
+        fate: Fate,
+        name: str,
+        nth: int = 1,
         *,
-        dies_in: int | None = None,
         is_done: bool = False,
-        doubles_in: int | None = None,
-        empties_in: int | None = None,
-    ) -> None:
-        if dies_in is not None:
-            self.dies_at, self.is_done = self.steps + dies_in, is_done
-        if doubles_in is not None:
-            self.doubles_at = self.steps + doubles_in
-        if empties_in is not None:
-            self.empties_at = self.steps + empties_in
-
-    def disarm(self) -> None:
-        self.dies_at = self.doubles_at = self.empties_at = None
-
-    def at_call(self, fate: Fate, name: str, nth: int = 1, *, is_done: bool = False) -> Call:
+        act: Callable[[], Awaitable[None]] | None = None,
+    ) -> Call:
         """What befalls the `nth` call from now on of `write:begin_turn`, `append`, `append:turn_end`, `read` …"""
-        call = Call(fate, name, nth, is_done or fate in ("loses", "doubles"))
+        call = Call(fate, name, nth, is_done or fate == "loses", act)
         self._calls.append(call)
         return call
 
     def dies_at_call(self, name: str, nth: int = 1, *, is_done: bool = False) -> Call:
         return self.at_call("dies", name, nth, is_done=is_done)
 
+    def die(self) -> None:
+        self.is_dead = True
+        self.trail.append("died")
+
     def freeze(self) -> None:
         self._thawed.clear()
+        self.trail.append("froze")
 
     def thaw(self) -> None:
         self._thawed.set()
+
+    @property
+    def is_frozen(self) -> bool:
+        return not self._thawed.is_set()
+
+    @property
+    def is_held(self) -> bool:
+        """Some call of it waits to be let go."""
+        return any(not call._goes.is_set() for call in self._met)
+
+    def let_go(self) -> None:
+        """Whatever call is held, or strays, goes on."""
+        for call in self._met:
+            call.go()
+        self._met.clear()
+
+    def disarm(self) -> None:
+        """Nothing befalls it any more, and what it waits for comes."""
+        self._calls.clear()
+        self.let_go()
+        self.thaw()
 
     def _meant_by(self, names: tuple[str, ...]) -> list[Call]:
         for call in self._calls:
             call.nth -= call.name in names
         meant = [call for call in self._calls if call.nth == 0]
         self._calls = [call for call in self._calls if call.nth]
+        self._met += [call for call in meant if call.fate in ("holds", "strays")]
         return meant
 
-    async def pass_through(self, names: tuple[str, ...], call: Callable[[], Awaitable[Any]]) -> Any:
-        name = names[0]
-        await self._live()
+    async def pass_through(
+        self, names: tuple[str, ...], call: Callable[[], Awaitable[Any]], hops: Hops, is_repeated: bool = False
+    ) -> Any:
+        """`is_repeated`: who calls is never given up on, so what was not answered is sent again."""
+        await self.lives()
         self.steps += 1
         self.stepped.set()
-        step = self.steps
         self.trail.append(names[-1])
         if self.on_step is not None:
             await self.on_step()
-        if step == self.empties_at:
-            await self.empty()
-        if step == self.dies_at:
-            if self.is_done:
-                with suppress(Exception):
-                    await call()
-            self.trail.append("died")
-            self.is_dead = True
-            raise Death
-        if self.doubles_at is not None and step >= self.doubles_at and name == "append":
-            self.doubles_at = None
-            await call()
-        met = self._meant_by(names)
+        met = self._meant_by(("step", *names))
         for one in met:
+            if one.fate in GIVES_UP and is_repeated:
+                one.fate, one.is_done = "doubles", False
+                one.go()
             if not one.is_done:
+                if one.fate == "strays":
+                    self._stray(one, call, hops)
                 await one.meet(self)
-                await self._live()
+                await self.lives()
         if any(one.fate == "doubles" for one in met):
             await call()
         result = await call()
         for one in met:
             if one.is_done:
                 await one.meet(self)
-        await self._live()
+        await self.lives()
         return result
 
-    async def _live(self) -> None:
+    def _stray(self, one: Call, call: Callable[[], Awaitable[Any]], hops: Hops) -> None:
+        async def comes_late() -> None:
+            try:
+                await one.gone()
+                if not self.is_dead:
+                    with suppress(Exception):
+                        await call()
+            finally:
+                hops.ended()
+
+        hops.began()
+        task = asyncio.create_task(comes_late())
+        self.strays.add(task)
+        task.add_done_callback(self.strays.discard)
+
+    async def lives(self) -> None:
+        """Returns while it is not frozen. Raises Death."""
         await self._thawed.wait()
         if self.is_dead:
             raise Death
@@ -179,7 +227,7 @@ class Incarnation:
         self.is_dead = True
         self.thaw()
         manager = self.manager
-        tasks = [*manager._run_tasks.values(), *manager._tasks]
+        tasks = [*manager._run_tasks.values(), *manager._tasks, *self.strays]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -200,12 +248,17 @@ def _gated_hop(name: str, original: Callable[..., Awaitable[Any]]) -> Callable[.
         life = _current.get()
         if life is None:
             return await original(fn, *args, on_return=on_return, **options)
+        hops = Hops(on_return)
+
+        def call() -> Awaitable[Any]:
+            hops.began()
+            return original(fn, *args, on_return=hops.ended, **options)
+
         label = f"{name}:{getattr(fn, '__name__', 'partial')}"
         try:
-            return await life.pass_through((label,), lambda: original(fn, *args, **options))
+            return await life.pass_through((label,), call, hops, bool(options.get("until_done")))
         finally:
-            if on_return is not None:  # with the answer, as the bridge does it
-                on_return()
+            hops.ended()
 
     return hop
 
@@ -215,7 +268,7 @@ def _gated_read(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaita
         life = _current.get()
         if life is None:
             return await original(self, *args, **options)
-        return await life.pass_through(("read",), lambda: original(self, *args, **options))
+        return await life.pass_through(("read",), lambda: original(self, *args, **options), Hops())
 
     return read
 
@@ -228,7 +281,8 @@ def _gated_append(original: Callable[..., asyncio.Future]) -> Callable[..., asyn
 
         async def through() -> Any:
             try:
-                return await life.pass_through(("append", *_told_by(batch)), lambda: original(self, batch, *args))
+                names = ("append", *_told_by(batch))
+                return await life.pass_through(names, lambda: original(self, batch, *args), Hops())
             except Death:
                 return await asyncio.get_running_loop().create_future()  # a dead worker hears no answer
 

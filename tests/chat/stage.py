@@ -23,6 +23,48 @@ from tests.waiting import until
 LONG_AGO = "2000-01-01T00:00:00Z"
 
 
+class Kept:
+    """A chat's keys in the store, which may lose them or fall back to what it has on disk."""
+
+    def __init__(self, chat: str) -> None:
+        tag = "{" + chat.replace("-", "") + "}"
+        self.meta, self.log = redis.key(tag, "meta"), redis.key(tag, "log")
+        self._on_disk: list[bytes | None] | None = None
+
+    def look(self) -> tuple[str, int, list[bytes]] | None:
+        """Epoch, top and frames as they are; no epoch begins by it."""
+        with redis.blocking_client().pipeline(transaction=True) as both:
+            both.hmget(self.meta, "epoch", "seq")
+            both.xrange(self.log)
+            (epoch, top), entries = both.execute()
+        if epoch is None:
+            return None
+        return epoch.decode(), int(top), [frame for _, fields in entries for frame in fields.values()]
+
+    async def empty(self) -> None:
+        redis.blocking_client().delete(self.meta, self.log)
+
+    def remember(self) -> None:
+        """As an append-only file does, once a second."""
+        with redis.blocking_client().pipeline(transaction=True) as both:
+            both.dump(self.meta)
+            both.dump(self.log)
+            self._on_disk = both.execute()
+
+    async def roll_back(self) -> None:
+        """The server comes back with what was remembered last; if nothing was, with all. It has another history."""
+        held = redis.blocking_client()
+        with held.pipeline(transaction=True) as both:
+            for key, dump in zip((self.meta, self.log), self._on_disk or (), strict=False):
+                if dump is None:
+                    both.delete(key)
+                else:
+                    both.restore(key, 3600_000, dump, replace=True)
+            both.execute()
+        if held.exists(self.meta):
+            held.hset(self.meta, "replid", "of the history before")  # what a restart or a promotion leaves
+
+
 class Tab:
     """A page on one worker's socket: what it shows, and the replies to what it sent."""
 
@@ -179,7 +221,8 @@ class Stage:
         """Nothing runs on it, nothing is told, and its tabs show what is in the log."""
         manager: ChatManager = life.manager
         async with asyncio.timeout(20):
-            await manager.settle()
+            while work := [*manager._run_tasks.values(), *manager._tasks]:
+                await asyncio.wait(work)
         for tab in self.tabs:
             if tab.life is life and not tab.closed:
                 await life.does(manager.hub.refresh(tab.socket.ring))

@@ -107,8 +107,8 @@ async def test_an_end_that_was_told_by_another_is_not_told_again(staged):
     await stage.agrees(tab, looks_on)
 
 
-async def test_a_zombie_that_wakes_in_a_new_epoch_writes_no_ghost_there(staged):
-    """Trace 3c: neither its fence nor the end is known in the new epoch, but its row says that it is another's."""
+async def test_trace_03c_a_zombie_that_wakes_in_a_new_epoch_writes_no_ghost_there(staged):
+    """Neither its fence nor the end is known in the new epoch, but its row says that it is another's."""
     stage = await staged(TALK)
     one, two = await stage.worker(), await stage.worker()
     tab, looks_on = await stage.tab(one), await stage.tab(two)
@@ -126,7 +126,7 @@ async def test_a_zombie_that_wakes_in_a_new_epoch_writes_no_ghost_there(staged):
     await stage.agrees(tab, looks_on)
 
 
-async def test_a_begin_that_is_answered_in_a_new_epoch_writes_no_ghost_there(staged):
+async def test_trace_03c_a_begin_that_is_answered_in_a_new_epoch_writes_no_ghost_there(staged):
     """The epoch is taken before the transaction is sent, so it is the old one, in which nothing can be written."""
     stage = await staged(TALK)
     one, two = await stage.worker(), await stage.worker()
@@ -146,7 +146,7 @@ async def test_a_begin_that_is_answered_in_a_new_epoch_writes_no_ghost_there(sta
     await stage.agrees(looks_on)
 
 
-async def test_an_owed_event_that_was_read_before_a_new_epoch_is_not_written_there(staged):
+async def test_trace_03c_an_owed_event_that_was_read_before_a_new_epoch_is_not_written_there(staged):
     stage = await staged(TALK)
     one, two = await stage.worker(), await stage.worker()
     tab, looks_on = await stage.tab(one), await stage.tab(two)

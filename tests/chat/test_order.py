@@ -63,3 +63,20 @@ async def test_a_branch_that_was_chosen_while_a_turn_ran_stays(staged):
     await tab.until_ended(second["turn"])
     await stage.at_rest(one)
     assert await head_of(stage.chat) == first["answer"]
+
+
+async def test_a_socket_that_was_admitted_before_its_chat_was_made_shows_what_a_lost_log_had_told(staged):
+    stage = await staged(TALK)
+    one, two = await stage.worker(), await stage.worker()
+    held = two.at_call("holds", "read")  # it found no row, and has not read the log yet
+    opening = asyncio.create_task(stage.tab(two))
+    await held.reached()
+    tab = await stage.tab(one)
+    await tab.until_ended((await tab.say("hello"))["turn"])
+    await stage.at_rest(one)
+    await stage.empty()
+    held.go()
+    looks_on = await opening
+    await stage.notice(tab)
+    await looks_on.until(lambda: looks_on.view.messages)
+    await stage.agrees(tab, looks_on)

@@ -1,6 +1,7 @@
 """What a run says becomes frames that fit, in batches that wait for each other, and the whole state in a new epoch."""
 
 import asyncio
+import functools
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -17,6 +18,7 @@ from streams import redis
 from streams.log import Log
 from tests.chat.incarnation import Incarnation, mortal
 from tests.chat.view import View
+from tests.waiting import until
 
 LIMIT = 64 * 1024
 TURN = str(uuid.uuid4())
@@ -217,6 +219,37 @@ async def test_deltas_that_come_while_a_batch_is_on_its_way_are_one_event(sender
     assert texts == ["a", "bc"]
 
 
+async def test_what_can_wait_goes_with_the_text_that_comes_at_once(sender: Sender, log: Log, chat: str):
+    before = len(await written(log, chat))
+    held = sender.life.at_call("holds", "append:delta")
+    await sender.does(sender.outbox.put, protocol.Progress(turn=TURN, text="begun"), can_wait=True)
+    await sender.delta("text")
+    await held.reached()
+    assert len(await written(log, chat)) == before
+    held.go()
+    await sender.outbox.flush()
+    assert [event["type"] for event in (await written(log, chat))[before:]] == ["progress", "delta"]
+
+
+async def test_what_can_wait_goes_by_itself_before_long(sender: Sender, log: Log, chat: str):
+    sent = sender.life.at_call("holds", "append:progress")
+    await sender.does(sender.outbox.put, protocol.Progress(turn=TURN, text="begun"), can_wait=True)
+    await sent.reached()
+    sent.go()
+
+
+async def test_what_can_wait_keeps_its_place(sender: Sender, log: Log, chat: str):
+    before = len(await written(log, chat))
+    held = sender.life.at_call("holds", "append:delta")
+    await sender.delta("one")
+    await held.reached()
+    await sender.does(sender.outbox.put, protocol.Progress(turn=TURN, text="step"), can_wait=True)
+    held.go()
+    await sender.delta(" two")
+    await sender.outbox.flush()
+    assert [event["type"] for event in (await written(log, chat))[before:]] == ["delta", "progress", "delta"]
+
+
 async def test_deltas_of_other_parts_and_other_events_keep_their_order(sender: Sender, log: Log, chat: str):
     held = sender.life.at_call("holds", "append")
     await sender.does(sender.outbox.put, protocol.Progress(turn=TURN, text="first"))
@@ -306,6 +339,23 @@ async def test_a_new_epoch_begins_with_the_whole_state_and_drops_what_waited(sen
     assert [event["type"] for event in events] == ["turn_start", "part", "delta", "delta"]
     assert [event["text"] for event in events[2:]] == ["so far", ", and on"]
     assert sender.outbox.epoch == (await log.read(chat, 0)).epoch
+
+
+async def test_what_can_wait_goes_by_itself_in_a_new_epoch_too(sender: Sender, log: Log, chat: str):
+    held = sender.life.at_call("holds", "append:delta")
+    await sender.delta("so ")
+    await held.reached()
+    waiting = functools.partial(sender.outbox.put, can_wait=True)
+    await sender.does(waiting, protocol.Progress(turn=TURN, text="dropped"))
+    await until(lambda: sender.outbox._later is None, 5)
+    await emptied(chat)
+    sender.state = [turn_start([])]
+    held.go()
+    await sender.outbox.flush()
+    sent = sender.life.at_call("holds", "append:progress")
+    await sender.does(waiting, protocol.Progress(turn=TURN, text="alone"))
+    await sent.reached()
+    sent.go()
 
 
 async def test_what_a_new_epoch_drops_holds_nobody_back(sender: Sender, chat: str):

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from chat.models import Question, Step
+from chat.turns.journal import KEY_CHARS, PART_CHARS
 from flows import handlers
 from flows.context import Handler
 from flows.models import Provider
@@ -266,3 +268,36 @@ async def test_a_number_beyond_64_bits_of_a_handler_is_a_fault_of_the_flow(answe
 
     _, turn = await answered_by(handle)
     assert (turn.state, turn.error["code"]) == ("error", "flow_error")
+
+
+@pytest.mark.parametrize("key", ["a" * 201, "a\x00b"])
+async def test_a_key_that_no_row_takes_is_refused_before_the_step_is_done(answered_by, key: str):
+    done: list[str] = []
+
+    async def acts() -> str:
+        done.append("acted")
+        return "kept"
+
+    async def handle(params: dict[str, Any], ctx: Any) -> Any:
+        await ctx.step("a" * 200, acts)
+        await ctx.step(key, acts)
+
+    _, turn = await answered_by(handle)
+    assert (turn.state, turn.error["code"], done) == ("error", "flow_error", ["acted"])
+
+
+@pytest.mark.parametrize("name", [{"key": "a" * 201}, {"key": "a\x00b"}, {"scope": "a" * 117}])
+async def test_a_question_whose_name_no_row_takes_is_refused(answered_by, name: dict[str, str]):
+    async def handle(params: dict[str, Any], ctx: Any) -> Any:
+        if "scope" in name:
+            await ctx.node_start(name["scope"], 1, "question", "Ask")
+        await ctx.stream.ask("Tea?", key=name.get("key"))
+
+    _, turn = await answered_by(handle)
+    assert (turn.state, turn.error["code"]) == ("error", "flow_error")
+
+
+def test_names_are_as_long_as_their_columns():
+    columns = [(Step, "key"), (Question, "key"), (Question, "part")]
+    lengths = [model._meta.get_field(name).max_length for model, name in columns]
+    assert lengths == [KEY_CHARS, KEY_CHARS, PART_CHARS]

@@ -45,3 +45,17 @@ async def test_question_waits_and_its_answer_goes_on(live, publish, scripted, us
         view.apply(frame)
     assert text_of(end["message"]["parts"]) == "Model says one hello.|Between.|Model says two Ada."
     assert view.last_shown == end["message"]["parts"]
+
+
+async def test_a_socket_that_comes_during_an_outage_is_told_of_it(staged):
+    stage = await staged(ANSWERS)
+    one = await stage.worker()
+    before = await stage.tab(one)
+    one.manager.hub.on_degraded(True)
+    during = await stage.tab(one)
+    told = await before.until(lambda: [frame for frame in before.frames if frame["type"] == "degraded"])
+    assert [frame["type"] for frame in during.frames] == ["welcome", "degraded", "snapshot"]
+    assert during.frames[1] == told[0]
+    one.manager.hub.on_degraded(False)
+    after = await stage.tab(one)
+    assert [frame["type"] for frame in after.frames] == ["welcome", "snapshot"]

@@ -12,7 +12,7 @@ import pytest
 from django.contrib.auth.models import Group
 
 from chat import snapshot
-from chat.models import Chat, Command, Message, Question, Turn
+from chat.models import Chat, Command, File, Message, Question, Turn
 from chat.turns import orders, reads, store
 from flows import build
 from flows import store as flow_store
@@ -393,6 +393,13 @@ async def test_a_chat_that_was_named_keeps_its_name(talk: Talk):
     assert (row.title, row.rev) == ("Mine", 2)
 
 
+async def test_what_a_chat_is_found_by_goes_with_its_title(talk: Talk):
+    await talk.end((await talk.say("Große Räder")).run)
+    assert (await talk.row()).search_title == "grosse räder"
+    await database.write(lambda: store.patch_chat(talk.chat, talk.user.id, title="МОСКВА"))
+    assert (await talk.row()).search_title == "москва"
+
+
 async def test_a_chat_made_with_a_title_keeps_it(talk: Talk):
     made = await database.write(store.create_chat, talk.user.id, str(talk.flow.id), "Mine")
     talk.chat = str(made.id)
@@ -532,10 +539,29 @@ async def test_a_debug_chat_past_its_day_loses_its_contents_and_stays_deleted(ta
     await aged(talk.chat)
     assert await purged() == [talk.chat]
     row = await talk.row()
-    assert (row.deleted, row.graph, row.vars, row.title, row.head) == (True, None, {}, "", None)
+    assert (row.deleted, row.graph, row.vars, row.head) == (True, None, {}, None)
+    assert (row.title, row.search_title) == ("", "")
     assert await database.read(lambda: (row.turns.count(), row.messages.count())) == (0, 0)
     assert (await talk.refused("secret", kind="debug")).code == "chat_not_found"
     assert await purged() == []
+
+
+async def test_files_that_only_purged_messages_name_are_named_no_more(talk: Talk):
+    def upload(name: str) -> str:
+        return str(File.objects.create(user=talk.user, name=name, mime="text/plain", bytes=1, key=name, ready=True).id)
+
+    async def named() -> set[str]:
+        return set(await database.read(lambda: list(File.objects.filter(named=True).values_list("name", flat=True))))
+
+    debug, kept = talk.chat, str(uuid.uuid4())
+    alone, shared = [await database.write(upload, name) for name in ("alone", "shared")]
+    graph = {"schema": 1, "nodes": [], "edges": []}
+    await talk.end((await talk.say("both", kind="debug", graph=graph, files=(alone, shared))).run)
+    await talk.end((await talk.say("one", chat=kept, files=(shared,))).run)
+    assert await named() == {"alone", "shared"}
+    await aged(debug)
+    assert await purged() == [debug]
+    assert await named() == {"shared"}
 
 
 @pytest.mark.parametrize("why", ["it is young", "its turn runs", "its turn waits", "it is a chat"])

@@ -13,6 +13,7 @@ from streams import database
 from tests.chat.conftest import ASKS, TALK, TWO, graph_of, node
 from tests.chat.stage import Stage, Tab
 from tests.chat.view import text_of
+from tests.waiting import until
 
 REASONS = {"reasoning": "I think. ", "fault": {"kind": "cut", "after_tokens": 5, "wait_s": 3600, "times": 1}}
 
@@ -50,7 +51,7 @@ def shown_since(tab: Tab, turn: str, before: str) -> list[str]:
     return texts
 
 
-async def test_delivered_text_stands_and_the_model_goes_on_from_it(goes_on):
+async def test_trace_06c_delivered_text_stands_and_the_model_goes_on_from_it(goes_on):
     stage = await goes_on(TWO)
     one, two = await stage.worker(), await stage.worker()
     tab, looks_on = await stage.tab(one), await stage.tab(two)
@@ -83,6 +84,24 @@ async def test_each_lost_worker_is_gone_on_from(goes_on):
     await stage.sweep(three)
     assert text_of((await tab.until_ended(turn))["parts"]) == "One two three four five six."
     assert (await stage.turn(turn)).attempt == 3
+    await stage.at_rest(three)
+    await stage.agrees(tab)
+
+
+async def test_trace_b4_text_that_was_gone_on_from_is_not_taken_for_whole_though_nothing_followed(goes_on):
+    stage = await goes_on(TALK)
+    one = await stage.worker()
+    tab = await stage.tab(one)
+    turn = (await tab.say("hang"))["turn"]
+    await tab.until_shown(turn, "One two")
+    two, tab = await stage.succeeds(one, tab)
+    two.dies_at_call("append:delta", 2)  # the first one shows what was delivered
+    await stage.sweep(two)
+    await until(lambda: two.is_dead)
+    three, tab = await stage.succeeds(two, tab)
+    assert tab.text(turn) == "One two"
+    await stage.sweep(three)
+    assert text_of((await tab.until_ended(turn))["parts"]) == "One two three four."
     await stage.at_rest(three)
     await stage.agrees(tab)
 
@@ -234,6 +253,16 @@ async def test_a_zero_character_that_a_template_made_is_in_no_row(staged):
     await stage.agrees(tab)
 
 
+async def test_however_many_turns_are_released_at_once_there_is_one_look(staged):
+    stage = await staged(TALK)
+    one = await stage.worker()
+    before = len(one.manager._tasks)
+    for _ in range(20):
+        one.manager._heed({"kind": "released"})
+    assert len(one.manager._tasks) == before + 1
+    await stage.at_rest(one)
+
+
 async def test_a_worker_that_drains_takes_messages_that_others_run(staged):
     stage = await staged(TALK)
     one, two = await stage.worker(), await stage.worker()
@@ -242,7 +271,7 @@ async def test_a_worker_that_drains_takes_messages_that_others_run(staged):
     reply = await tab.say("hello")
     assert (reply["type"], reply["queued"]) == ("ok", False)
     assert (await stage.turn(reply["turn"])).worker is None
-    await two.does(two.manager.sweep.take_released())
+    await two.does(two.manager.sweep._take_released())
     assert text_of((await looks_on.until_ended(reply["turn"]))["parts"]) == "Model says hello."
     await stage.at_rest(two)
     await stage.agrees(tab, looks_on)

@@ -1,9 +1,10 @@
 """Traces that failed without a rule of durability, each as a test of its name, with workers that die between calls.
 
 A worker here is a manager with its own log and hub; several live in this process, so a second one, a frozen one that
-wakes and a later incarnation are shown. What needs the store itself to fall back (2) or only its scripts (1, 10, 16,
-B1) is in `tests/streams`. What comes later: 6c and B4 for a provider that continues, 7c for a store that is away for
-minutes, B6 for handlers that wait in memory, and all of it once more with several processes under real faults.
+wakes and a later incarnation are shown. By the same names stand elsewhere what only the scripts decide (1, 2a, 2c, 10,
+11, 16, B1: `tests/streams/test_log.py`), the rings (2b, 6e: `tests/streams/test_hub.py`), zombies in a new epoch (3c:
+`test_fence.py`) and models that go on (6c, B4: `test_takeover.py`). There are no handlers that wait in memory, so of B6
+stands what holds for all. Any order of them is `test_machine.py`; several processes under real faults are `faults/`.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from chat import snapshot
-from chat.models import Question
+from chat.models import Question, Step
 from chat.protocol import Stop
 from chat.turns import store
 from chat.turns.orders import Begin
@@ -24,9 +25,90 @@ from streams.errors import WireError
 from streams.models import Worker
 from tests.chat.conftest import ANSWERS, ASKS, TALK, TWO
 from tests.chat.incarnation import Incarnation
-from tests.chat.stage import LONG_AGO, Stage, Tab
+from tests.chat.stage import LONG_AGO, Kept, Stage, Tab
 from tests.chat.view import View, text_of
 from tests.waiting import until
+
+# ------------------------------------------------------------------------ 1: an append that is sent again
+
+
+@pytest.mark.parametrize("event", ["turn_start", "delta", "turn_end"])
+async def test_trace_01_an_append_that_is_sent_again_is_shown_once_and_taken_over_once(staged, event: str):
+    stage = await staged(ANSWERS)
+    one = await stage.worker()
+    tab = await stage.tab(one)
+    one.at_call("doubles", f"append:{event}")
+    turn = (await tab.say("hello"))["turn"]
+    answer = await tab.until_ended(turn)
+    assert text_of(answer["parts"]) == "You said hello.|Model says hello."
+    assert tab.types(turn).count(event) == [each["type"] for each in await stage.events(turn)].count(event)
+    await stage.at_rest(one)
+    await stage.agrees(tab)
+
+
+async def test_trace_01_an_append_that_runs_when_it_was_given_up_stands_in_the_answer_once(staged):
+    stage = await staged(ANSWERS)
+    one, two = await stage.worker(), await stage.worker()
+    tab, looks_on = await stage.tab(one), await stage.tab(two)
+    late = one.at_call("strays", "append:delta", 2)  # the model's
+    turn = (await tab.say("hang"))["turn"]
+    await late.reached()
+    await stage.at_rest(one)
+    assert (await stage.turn(turn)).worker is None
+    late.go()
+    await looks_on.until_shown(turn, "One two")
+    await stage.sweep(two)
+    answer = await looks_on.until_ended(turn)
+    assert text_of(answer["parts"]) == "You said hang.|One two three four."
+    await stage.at_rest(two)
+    await stage.agrees(tab, looks_on)
+
+
+# --------------------------------------------------------------------- 2: a store that falls back
+
+
+async def test_trace_02a_numbers_of_a_log_that_fell_back_are_of_another_epoch(staged):
+    stage = await staged(ANSWERS)
+    one, two = await stage.worker(), await stage.worker()
+    tab, looks_on = await stage.tab(one), await stage.tab(two)
+    kept = Kept(stage.chat)
+    held = one.at_call("holds", "append:delta", 2)
+    turn = (await tab.say("hello"))["turn"]
+    kept.remember()
+    await held.reached()
+    await looks_on.until_shown(turn, "You said hello.")
+    before = looks_on.view.epoch
+    await kept.roll_back()
+    held.go()
+    await stage.at_rest(one)
+    await stage.at_rest(two)
+    await looks_on.until_ended(turn)
+    assert before not in (tab.view.epoch, looks_on.view.epoch)
+    await stage.agrees(tab, looks_on)
+
+
+async def test_trace_02b_an_end_that_fell_out_of_the_log_reaches_who_had_missed_it(staged):
+    stage = await staged(ANSWERS)
+    one, two = await stage.worker(), await stage.worker()
+    tab, looks_on = await stage.tab(one), await stage.tab(two)
+    kept = Kept(stage.chat)
+    held = one.at_call("holds", "append:turn_end")
+    turn = (await tab.say("hello"))["turn"]
+    await held.reached()
+    kept.remember()
+    await looks_on.until_shown(turn, "Model says hello.")
+    two.manager.hub._on_message = lambda *_: None  # what is published is lost
+    held.go()
+    await tab.until_ended(turn)
+    await stage.at_rest(one)
+    await one.does(one.manager.telling.mark_told())
+    await kept.roll_back()
+    assert turn in looks_on.view.turns
+    await stage.notice(looks_on)
+    assert text_of((await looks_on.until_ended(turn))["parts"]) == "You said hello.|Model says hello."
+    await stage.notice(tab)
+    await stage.agrees(tab, looks_on)
+
 
 # --------------------------------------------------------------------- 3: a new epoch is learned late
 
@@ -476,6 +558,22 @@ async def test_trace_07c_an_end_whose_worker_died_before_it_was_told_is_told(sta
     await stage.agrees(tab)
 
 
+async def test_trace_07c_an_end_of_an_outage_that_its_worker_did_not_outlive_is_told(staged):
+    stage = await staged(TALK)
+    one = await stage.worker()
+    tab = await stage.tab(one)
+    away = one.at_call("fails", "append:turn_end")
+    turn = (await tab.say("hello"))["turn"]
+    await away.reached()
+    await stage.at_rest(one)
+    assert ((await stage.turn(turn)).state, turn in tab.view.ended) == ("done", False)
+    two, tab = await stage.succeeds(one, tab)
+    await stage.sweep(two)
+    assert text_of((await tab.until_ended(turn))["parts"]) == "Model says hello."
+    await stage.at_rest(two)
+    await stage.agrees(tab)
+
+
 async def test_trace_07d_the_end_by_too_many_takeovers_whose_claimer_died_is_told(staged):
     stage = await staged(TALK)
     life = await stage.worker()
@@ -580,6 +678,46 @@ async def test_trace_08_a_turn_of_a_worker_born_during_a_sweep_is_not_taken_for_
     await tab.until_ended(turn)
 
 
+@pytest.mark.parametrize("at", ["write:claim", "read:owed_rows", "write:bury_idle"])
+async def test_trace_08_a_burier_that_dies_leaves_the_dead_ones_turns_to_the_next(staged, at: str):
+    stage = await staged(TALK)
+    one, two, three = [await stage.worker() for _ in range(3)]
+    tab, looks_on = await stage.tab(one), await stage.tab(three)
+    turn = (await tab.say("hang"))["turn"]
+    await looks_on.until_shown(turn, "One two")
+    await stage.died(one)
+    two.dies_at_call(at, is_done=True)
+    await stage.sweep(two)
+    await until(lambda: two.is_dead, 10)
+    await stage.died(two)
+    await stage.sweep(three)
+    assert text_of((await looks_on.until_ended(turn))["parts"]) == "One two three four."
+    await stage.at_rest(three)
+    await stage.agrees(looks_on)
+
+
+async def test_trace_08_an_end_that_commits_while_its_worker_is_buried_is_told(staged):
+    stage = await staged(TALK)
+    one, two = await stage.worker(), await stage.worker()
+    tab, looks_on = await stage.tab(one), await stage.tab(two)
+    ending, claiming = one.at_call("holds", "write:finish"), two.at_call("holds", "write:claim")
+    turn = (await tab.say("hello"))["turn"]
+    await ending.reached()
+    await stage.seems_dead(one)
+    sweeping = asyncio.create_task(stage.sweep(two))
+    await claiming.reached()
+    one.dies_at_call("append:turn_end")
+    ending.go()
+    await until(lambda: one.is_dead, 10)
+    claiming.go()
+    await sweeping
+    assert text_of((await looks_on.until_ended(turn))["parts"]) == "Model says hello."
+    assert (await stage.turn(turn)).attempt == 1
+    await stage.died(one)
+    await stage.at_rest(two)
+    await stage.agrees(looks_on)
+
+
 async def test_trace_08_a_beat_undoes_a_burial(staged):
     stage = await staged(TALK)
     one, two = await stage.worker(), await stage.worker()
@@ -656,6 +794,29 @@ class Reader:
         view = View()
         view.apply(json.loads((await self.task)[0]))
         return view
+
+
+# ------------------------------------------------------------ 11: a queued turn's event comes late
+
+
+async def test_trace_11_what_was_queued_is_not_told_over_the_question_that_it_asks(staged):
+    stage = await staged(ASKS)
+    one, two = await stage.worker(), await stage.worker()
+    tab, other = await stage.tab(one), await stage.tab(two)
+    begins, late = two.at_call("holds", "append:delta"), one.at_call("holds", "append:turn_queued")
+    first = (await other.say("hello"))["turn"]
+    await begins.reached()
+    second = (await tab.say("next"))["turn"]
+    await late.reached()
+    begins.go()
+    await other.command("answer", question=await other.until_question(first), value="Ada")
+    question = await tab.until_question(second)
+    late.go()
+    await stage.at_rest(one)
+    await stage.at_rest(two)
+    assert tab.view.turns[second]["question"]["question"] == question
+    assert "turn_queued" not in [event["type"] for event in await stage.events(second)]
+    await stage.agrees(tab, other)
 
 
 # --------------------------------------------------------------------------------- 12: what a stop hits
@@ -866,6 +1027,17 @@ async def test_trace_15_an_interrupt_ends_what_waits_and_runs_at_once(staged):
     await stage.agrees(tab)
 
 
+async def test_a_deleted_chat_closes_its_sockets_on_a_worker_that_no_message_reached(staged):
+    stage = await staged(TALK)
+    one, two = await stage.worker(), await stage.worker()
+    tab = await stage.tab(two)
+    await tab.until_ended((await tab.say("hello"))["turn"])
+    one.manager.control.others = 0  # it has not heard of the other as yet
+    await stage.calls(one, "delete_chat", stage.chat, stage.user.id)
+    await tab.until(lambda: tab.closed)
+    assert tab.closed == (1000, "chat_deleted")
+
+
 async def test_trace_15_a_deleted_chat_ends_its_turns_and_takes_no_say_again(staged):
     stage = await staged(TALK)
     one = await stage.worker()
@@ -906,6 +1078,21 @@ async def test_trace_15_a_say_while_a_turn_waits_is_its_answer_or_ends_it(staged
     assert (await tab.until_ended(first))["status"] == "done"
     await stage.at_rest(one)
     await stage.agrees(tab)
+
+
+async def test_trace_15_an_expired_question_of_a_worker_that_died_is_the_sweeps(staged):
+    stage = await staged(ASKS)
+    one, two = await stage.worker(), await stage.worker()
+    tab, looks_on = await stage.tab(one), await stage.tab(two)
+    turn = (await tab.say("hello"))["turn"]
+    await looks_on.until_question(turn)
+    await stage.died(one)
+    await database.write(lambda: Question.objects.filter(turn=turn).update(expires=LONG_AGO))
+    await stage.sweep(two)
+    assert (await looks_on.until_ended(turn))["status"] == "error"
+    assert (await stage.turn(turn)).error["code"] == "question_expired"
+    await stage.at_rest(two)
+    await stage.agrees(looks_on)
 
 
 async def test_trace_15_a_rejecting_flow_refuses_while_a_turn_waits(staged):
@@ -1103,3 +1290,67 @@ async def test_trace_b5_an_older_place_that_comes_last_is_not_shown(staged):
     await tab.until_ended(third)
     await stage.at_rest(one)
     await stage.agrees(tab, other, fresh)
+
+
+# ------------------------------------------------------- B6: a question that was read before its answer
+
+
+async def test_trace_b6_an_owed_question_that_was_read_before_its_answer_is_refused_behind_it(staged):
+    stage = await staged(ASKS)
+    one, two = await stage.worker(), await stage.worker()
+    tab, looks_on = await stage.tab(one), await stage.tab(two)
+    turn = (await tab.say("hello"))["turn"]
+    question = await tab.until_question(turn)
+    await stage.seems_dead(one)  # it has not marked what it told
+    late = two.at_call("holds", "append:question")
+    sweeping = asyncio.create_task(stage.sweep(two))
+    await late.reached()
+    assert (await tab.command("answer", question=question, value="stuck"))["type"] == "ok"
+    await tab.until_shown(turn, "Five six")
+    late.go()
+    await sweeping
+    await stage.at_rest(two)
+    assert [tab.view.turns[turn]["state"], looks_on.view.turns[turn]["state"]] == ["running", "running"]
+    assert [event["type"] for event in await stage.events(turn)].count("question") == 1
+    await tab.command("stop")
+    await looks_on.until_ended(turn)
+    await stage.at_rest(one)
+    await stage.at_rest(two)
+    await stage.agrees(tab, looks_on)
+
+
+# --------------------------------------------------------------- B7: no fence reaches an effect outside
+
+
+async def test_trace_b7_a_woken_zombie_does_its_step_and_what_it_got_is_not_kept(staged, monkeypatch):
+    wakes, begins, rolled = asyncio.Event(), itertools.count(1), []
+
+    async def handle(params: dict[str, Any], ctx: Any) -> None:
+        attempt = next(begins)
+        if attempt == 1:
+            await wakes.wait()
+
+        async def roll() -> int:
+            rolled.append(attempt)
+            await ctx.write(f"Rolled by {attempt}.")
+            return attempt
+
+        await ctx.write(f"It is {await ctx.step('roll', roll)}.")
+        await ctx.stream.ask("Again?")
+
+    monkeypatch.setitem(handlers._handlers, "late", handle)
+    stage = await staged(TALK, skill="late")
+    one, two = await stage.worker(), await stage.worker()
+    tab, looks_on = await stage.tab(one), await stage.tab(two)
+    turn = (await tab.say("go"))["turn"]
+    await until(lambda: one.manager._runs)
+    await stage.seems_dead(one)
+    await stage.sweep(two)
+    await looks_on.until_question(turn)
+    wakes.set()
+    await stage.at_rest(one)
+    assert rolled == [2, 1]
+    assert await database.read(lambda: [step.value["value"] for step in Step.objects.filter(turn=turn)]) == [2]
+    assert looks_on.text(turn) == tab.text(turn) == "Rolled by 2.|It is 2."
+    await stage.at_rest(two)
+    await stage.agrees(tab, looks_on)

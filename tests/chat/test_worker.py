@@ -195,12 +195,12 @@ async def test_a_message_that_cannot_be_heeded_costs_no_other(manager: ChatManag
 async def test_addresses_of_one_network_share_their_places(manager: ChatManager, bounds):
     bounds(sockets_per_address=2)
 
-    def take(n: int, address: str) -> None:
+    async def take(n: int, address: str) -> None:
         identity = Identity(n, "", False, frozenset(), None, None, "session", "")
-        manager.take_place(identity, {"client": (address, 1)})
+        await manager.take_place(identity, {"client": (address, 1)})
 
-    take(1, "2001:db8::1")
-    take(2, "2001:db8::2")
+    await take(1, "2001:db8::1")
+    await take(2, "2001:db8::2")
     with pytest.raises(WireError, match="too_many_connections"):
-        take(3, "2001:db8::3")
-    take(4, "2001:db8:0:1::1")
+        await take(3, "2001:db8::3")
+    await take(4, "2001:db8:0:1::1")

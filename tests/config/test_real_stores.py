@@ -45,10 +45,10 @@ def test_redis_that_may_drop_events_or_takes_none(running: HeadraceServer):
         assert "is a replica" in manage("serve", env={**running.env, "PORT": str(free_port()), "REDIS_URL": url}).stderr
 
 
-def test_redis_of_a_cluster_is_refused(running: HeadraceServer, tmp_path):
+def test_a_server_of_a_cluster_is_not_taken_for_one_alone(running: HeadraceServer, tmp_path):
     with own_redis("--cluster-enabled", "yes", "--dir", str(tmp_path)) as client:
         url = f"redis://127.0.0.1:{client.get_connection_kwargs()['port']}/0"
-        assert "node of a cluster" in doctor(running, REDIS_URL=url)
+        assert "write redis+cluster://" in doctor(running, REDIS_URL=url)
 
 
 def test_a_database_of_another_encoding_is_refused(running: HeadraceServer):

@@ -6,10 +6,11 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.server import ROOT, HeadraceServer, manage
+from tests.server import ROOT, HeadraceServer, environment, free_port, manage
 from tests.waiting import wait_until
 from tests.wire import opened
 
@@ -60,3 +61,10 @@ async def test_socket_that_is_thrown_out_later_keeps_its_code_too(developing: He
         closed = await socket.closed()
     assert (closed.code, closed.reason) == (1008, "too_many_errors")
     assert "Traceback" not in developing.log
+
+
+def test_without_tables_it_says_what_to_run(tmp_path: Path) -> None:
+    done = manage("runserver", "--noreload", env=environment(tmp_path / "data", PORT=str(free_port())))
+    assert done.returncode == 1
+    assert "migrations are not applied; run: manage.py setup" in done.stderr
+    assert "Traceback" not in done.stderr

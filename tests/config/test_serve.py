@@ -209,7 +209,7 @@ async def test_tokens_reach_no_log(server, token):
 def test_doctor_finds_a_running_installation_well(server):
     done = manage("doctor", env=server.env)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("good") == 7
+    assert done.stdout.count("good") == 8
 
 
 def test_database_is_for_its_owner_only(server):
@@ -235,11 +235,18 @@ def test_doctor_says_how_to_mend(tmp_path):
     assert "DEBUG is on" in done.stdout
 
 
+def test_doctor_asks_what_a_name_of_the_file_may_mean(tmp_path):
+    (tmp_path / ".env").write_text("PROT=9000\nCOMPOSE_PROJECT_NAME=chat\nOTEL_EXPORTER_OTLP_HEADERS=a=b\n")
+    done = manage("doctor", env=environment(tmp_path / "data", ENV_FILE=str(tmp_path / ".env")))
+    assert "bad   settings: PROT in" in done.stdout and "is not a setting; did you mean PORT?" in done.stdout
+    assert "COMPOSE" not in done.stdout and "OTEL" not in done.stdout
+
+
 def test_doctor_misses_the_server(server):
     done = manage("doctor", env={**server.env, "PORT": str(free_port())})
     assert done.returncode == 1
     assert "bad   socket: nothing listens on" in done.stdout
-    assert done.stdout.count("good") == 6
+    assert done.stdout.count("good") == 7
 
 
 # ------------------------------------------------------------------------------------------- end and workers

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 import uvicorn
+from uvicorn.protocols.utils import ClientDisconnected
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
@@ -79,6 +80,24 @@ async def test_last_frame_then_code_and_reason():
         closed = await opened.closed()
     assert opened.frames == [{"type": "error", "code": "busy"}]
     assert (closed.code, closed.reason) == (1013, "busy")
+
+
+async def test_who_sends_to_a_peer_that_has_closed_is_told_so():
+    told = asyncio.get_running_loop().create_future()
+
+    async def late(scope: dict, receive: Callable, send: Callable) -> None:
+        await accept(receive, send)
+        try:
+            while True:  # it reads nothing: the close is not known to it
+                await send({"type": "websocket.send", "text": "{}"})
+                await asyncio.sleep(0)
+        except OSError as error:
+            told.set_result(error)
+
+    async with serving(late) as (host, _):
+        async with client(host) as opened:
+            await opened.connection.close()
+        assert isinstance(await asyncio.wait_for(told, 10), ClientDisconnected)
 
 
 async def test_invalid_utf8_closes_1007():

@@ -52,14 +52,15 @@ async def test_without_an_admin_nothing_is_made(stores: None) -> None:
     assert await statuses() == {}
 
 
-async def test_the_assistant_is_online_while_its_settings_are_given(stores: None, admin: Any) -> None:
+async def test_the_assistant_goes_online_with_its_settings_and_stays_so_without_them(stores: None, admin: Any) -> None:
     await demo.make()
     with override_settings(**WITH_MODEL):
         assert len(await demo.make()) == 1
         assert (await statuses())["assistant"] == 2
         assert await demo.make() == []
-    await demo.make()
-    assert (await statuses())["assistant"] == 1
+    (line,) = await demo.make()
+    assert line.startswith("assistant: stays online")
+    assert (await statuses())["assistant"] == 2
 
 
 async def test_what_people_did_to_the_demo_stays(stores: None, admin: Any) -> None:

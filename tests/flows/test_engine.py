@@ -310,6 +310,20 @@ def structured(text: str) -> FakeContext:
     return FakeContext(graph, replies=[LLMResult(text)])
 
 
+@pytest.mark.timeout(20)
+async def test_a_fence_that_never_ends_takes_no_time() -> None:
+    error = await failure(structured("```" + 32_000 * "\n" + "x"))
+    assert error.code == "flow_error"
+
+
+@pytest.mark.timeout(20)
+async def test_templates_of_one_node_share_what_they_may_spend() -> None:
+    heavy = "{% for i in (1..2900) %}{{ i | times: 2 | minus: 3 | plus: 7 }}{% endfor %}"
+    values = {f"v{i}": heavy + str(i) for i in range(150)}
+    error = await failure(FakeContext(chain(node("x", "set", name="n", value=values))))
+    assert error.code == "flow_error"
+
+
 @pytest.mark.parametrize("text", ['{"n": 3, "mood": "good"}', '```json\n{"n": 3.0, "mood": "good"}\n```'])
 async def test_structured_output_is_read_and_validated(text: str) -> None:
     ctx = structured(text)

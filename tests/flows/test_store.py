@@ -27,6 +27,14 @@ def flow(owner: Any) -> Flow:
 def test_a_flow_is_found_by_both_forms_of_its_id_and_by_its_slug(flow: Flow) -> None:
     for ref in (str(flow.id), flow.id.hex, "my-flow", flow.id):
         assert store.find_flow(ref) == flow  # type: ignore[arg-type]
+        assert store.find_light_flow(ref) == flow  # type: ignore[arg-type]
+
+
+def test_what_a_socket_opens_with_is_read_without_what_weighs(flow: Flow, django_assert_num_queries) -> None:
+    with django_assert_num_queries(1):
+        light = store.find_light_flow("my-flow")
+        assert (light.name, light.owner_id, light.published) == (flow.name, flow.owner_id, None)
+    assert light.get_deferred_fields() == {"draft"}
 
 
 @pytest.mark.parametrize(
@@ -35,6 +43,7 @@ def test_a_flow_is_found_by_both_forms_of_its_id_and_by_its_slug(flow: Flow) -> 
 )
 def test_what_is_no_flow_is_not_found(flow: Flow, ref: str) -> None:
     assert store.find_flow(ref) is None
+    assert store.find_light_flow(ref) is None
 
 
 def test_a_new_flow_builds_as_it_is(owner: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
+import msgspec
 import pytest
 from django.apps import apps
 from django.db import connection
@@ -15,6 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import User
+from chat import api as chat_api
 from chat import shapes
 from chat.models import Chat, Command, Message, Turn
 from flows.models import Flow
@@ -29,7 +31,7 @@ MakeFlow = Callable[..., Flow]
 
 
 def new_chat(user: User, flow: Flow, title: str = "", **fields: Any) -> Chat:
-    return Chat.objects.create(user=user, flow=flow, title=title, **fields)
+    return Chat.objects.create(user=user, flow=flow, title=title, search_title=shapes.folded(title), **fields)
 
 
 def say(chat: Chat, text: str, parent: Any = None, role: str = "user", age_s: float = 0) -> Message:
@@ -127,6 +129,31 @@ def test_how_a_message_is_kept_is_not_searched(api: Make, make_flow: MakeFlow, q
     assert titles(anna.get(f"chats/?q={quote(query)}")) == []
 
 
+@pytest.mark.parametrize("query", ["ÜBERGRÖSSE", "u\u0308bergröße", "москва", "智能", "MILL", "100 %"])
+def test_a_title_is_found_as_it_is_read(api: Make, make_flow: MakeFlow, query: str) -> None:
+    anna = api("anna")
+    make_flow(anna.user, "Open")
+    for title in ("Übergröße МОСКВА 智能对话: mills 100 %", "Ueber nichts"):
+        assert anna.post("chats/", {"flow": "open", "title": title}).status_code == 201
+    assert titles(anna.get(f"chats/?q={quote(query)}")) == ["Übergröße МОСКВА 智能对话: mills 100 %"]
+
+
+def test_titles_of_before_are_found_once_they_are_filled_in(
+    api: Make, make_flow: MakeFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anna = api("anna")
+    flow = make_flow(anna.user)
+    for number in range(5):
+        new_chat(anna.user, flow, f"Größe {number}" if number else "")
+    known = dict(Chat.objects.values_list("id", "search_title"))
+    Chat.objects.update(search_title="")
+    migration = import_module("chat.migrations.0010_fill_search_title")
+    monkeypatch.setattr(migration, "BATCH", 2)
+    migration.fill(apps, None)
+    assert dict(Chat.objects.values_list("id", "search_title")) == known
+    assert titles(anna.get(f"chats/?q={quote('GRÖSSE 3')}")) == ["Größe 3"]
+
+
 def test_messages_of_before_are_found_once_they_are_filled_in(
     api: Make, make_flow: MakeFlow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +214,30 @@ def test_messages_come_newest_first_or_by_branch(api: Make, make_flow: MakeFlow)
     assert texts(f"?branch={right.id}") == ["right", "first"]
     for branch in ("x", "", uuid4()):
         assert code_of(anna.get(f"chats/{chat.id}/messages/?branch={branch}")) == (404, "message_not_found")
+
+
+def test_a_page_of_messages_is_bounded_in_bytes_too(api: Make, make_flow: MakeFlow, settings: Any) -> None:
+    anna = api("anna")
+    chat = new_chat(anna.user, make_flow(anna.user))
+    for age_s in range(5):
+        say(chat, f"{age_s}" * 100, age_s=age_s)
+    weight = len(msgspec.json.encode(Message.objects.first().parts))
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, page_bytes=2 * weight)
+    found, path = [], f"chats/{chat.id}/messages/"
+    while path:
+        shown = anna.get(path).json()
+        found.append([row["parts"][0]["text"][0] for row in shown["results"]])
+        path = (shown["next"] or "").partition("/api/")[2]
+    assert found == [["0", "1"], ["2", "3"], ["4"]]
+
+
+def test_chats_are_exported_one_after_the_other(api: Make, make_flow: MakeFlow, settings: Any) -> None:
+    anna = api("anna")
+    chat = new_chat(anna.user, make_flow(anna.user))
+    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, requests_waiting=0)
+    with chat_api._exports.take():
+        assert code_of(anna.get(f"chats/{chat.id}/export/?as=json")) == (429, "busy")
+    assert anna.get(f"chats/{chat.id}/export/?as=json").status_code == 200
 
 
 def test_a_branch_may_end_in_an_answer_that_is_being_written(api: Make, make_flow: MakeFlow) -> None:

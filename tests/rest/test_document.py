@@ -42,6 +42,13 @@ def test_the_document_is_served_to_everybody(db: None) -> None:
     assert shown["openapi"] == "3.1.0" and shown == openapi.document()
     page = Client().get("/api/docs/")
     assert page.status_code == 200 and b"cdn" not in page.content and b"//" not in page.content
+    assert b'<a href="/">' in page.content
+
+
+def test_the_documents_page_alone_may_show_pictures_of_its_style(db: None) -> None:
+    policy = Client().get("/api/docs/")["Content-Security-Policy"]
+    assert "img-src 'self' data:;" in policy and policy.count("data:") == 1 and "unsafe" not in policy
+    assert "data:" not in Client().get("/login/")["Content-Security-Policy"]
 
 
 def resolved(schema: dict[str, Any]) -> dict[str, Any]:

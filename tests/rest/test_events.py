@@ -240,6 +240,19 @@ async def test_a_build_is_followed_to_its_end(anna: Remote) -> None:
     assert nodes[-1]["progress"] == 100 and "log" in {event.type for event in told}
 
 
+async def test_the_build_of_a_version_is_followed_by_its_number(anna: Remote) -> None:
+    flow = await online(anna, HELLO)
+    await anna("PATCH", f"flows/{flow}/", {"draft": {**HELLO, "nodes": HELLO["nodes"][:1]}}, If_Match='"1"')
+    events = f"flows/{flow}/build/events/?version"
+    assert (await anna("POST", f"flows/{flow}/build/"))[0] == 202
+    async with reading(anna.http, f"{anna.url}/api/{events}=1") as reader:
+        told = await reader.to_end()
+    assert [event.data["node"] for event in told if event.type == "message"] == ["start", "hello", "end"]
+    for number, refused in (("2", (404, "version_not_found")), ("x", (400, "validation_error"))):
+        status, body, _ = await anna("GET", f"{events}={number}")
+        assert (status, body["error"]["code"]) == refused
+
+
 async def test_a_build_of_a_broken_graph_tells_its_faults(anna: Remote) -> None:
     broken = {**HELLO, "edges": [{"from": "start", "to": "hello"}]}
     told = await build_events(anna, broken)

@@ -181,6 +181,23 @@ def test_build_publish_and_offline(anna: Api) -> None:
     assert anna.post(f"{path}/offline/").json()["status"] == "offline"
 
 
+def test_the_build_of_a_version_is_shown_where_it_is_said_to_be(anna: Api) -> None:
+    flow = anna.post("flows/", {"name": "Guide", "draft": GRAPH}).json()
+    path = f"flows/{flow['id']}"
+    anna.post(f"{path}/publish/")
+    draft, version = anna.post(f"{path}/build/"), anna.post(f"{path}/build/", {"version": 1})
+    assert [one["Location"] for one in (draft, version)] == [f"/api/{path}/build/", f"/api/{path}/build/?version=1"]
+    for begun in (draft, version):
+        assert anna.get(begun["Location"].removeprefix("/api/")).json()["build"] == begun.json()["build"]
+    assert draft.json() != version.json()
+    for number in ("2", "0"):
+        assert code_of(anna.get(f"{path}/build/?version={number}")) == (404, "version_not_found")
+    for number in ("", "x", "-1", "1" * 30):
+        refused = anna.get(f"{path}/build/?version={number}")
+        assert code_of(refused) == (400, "validation_error")
+        assert refused.json()["error"]["fields"] == {"version": "This must be the number of a version."}
+
+
 def test_publishing_refuses_what_does_not_build_and_says_where(anna: Api) -> None:
     flow = anna.post("flows/", {"name": "Guide", "draft": BROKEN}).json()
     refused = anna.post(f"flows/{flow['id']}/publish/")

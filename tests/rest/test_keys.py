@@ -7,6 +7,8 @@ import pytest
 from django.test import Client
 
 from accounts.models import ApiKey
+from chat.models import Turn
+from streams.database import read
 from tests.conftest import Live
 from tests.rest.conftest import Api, code_of
 from tests.rest.remote import HELLO, Remote, chat_with, online, remote
@@ -136,6 +138,26 @@ async def test_a_key_opens_sockets_and_readers_by_its_scope_and_its_end_closes_t
         assert (await anna("DELETE", f"keys/{good['id']}/"))[0] == 204
         closed = await socket.closed(within_s=20)
         assert (closed.code, closed.reason) == (1008, "unauthorized")
+
+
+async def test_a_key_goes_on_with_a_socket_by_its_scope_and_its_turns_count_for_it(anna: Remote, live: Live) -> None:
+    flow = await online(anna, HELLO)
+    chat = (await anna("POST", "chats/", {"flow": flow}))[1]["id"]
+    keys = [(await anna("POST", "keys/", {"name": scope, "scopes": [scope]}))[1] for scope in ("chat", "chat", "flows")]
+    first, second, other = keys
+    async with live.open(f"/chat/{flow}?chat_id={chat}", first["key"]) as socket:
+        await socket.until("snapshot")
+        turns = [(await socket.say("one"))["turn"]]
+        await socket.until("turn_end")
+        await socket.send(type="auth", token=other["key"])
+        refused = await socket.until("error")
+        assert refused["code"] == "forbidden" and "id" not in refused
+        turns.append((await socket.say("two"))["turn"])
+        await socket.until("turn_end")
+        await socket.send(type="auth", token=second["key"])
+        turns.append((await socket.say("three"))["turn"])
+    counted = await read(lambda: [str(Turn.objects.get(id=turn).key) for turn in turns])
+    assert counted == [first["id"], first["id"], second["id"]]
 
 
 async def test_a_ticket_that_a_key_bought_has_its_scopes(anna: Remote, live: Live) -> None:

@@ -188,6 +188,19 @@ def test_what_people_read_are_words(page: Client, chief: User) -> None:
         assert " object (" not in text and "running_at" not in text and "bytes_sent" not in text
 
 
+def test_names_of_rows_keep_their_letters(page: Client, chief: User, monkeypatch: Any) -> None:
+    fill(chief, "one")
+    monkeypatch.setattr("chat.admin.operations.ask_manager", lambda order: None)
+    Chat.objects.update(title="iPhone or not")
+    Worker.objects.update(host="vm")
+    text = page.get(SESSIONS).content.decode()
+    assert ">iPhone or not</a>" in text
+    row = StreamSession.objects.get()
+    form = {"action": "close_sockets", "_selected_action": [row.pk], "confirmed": "yes", "reason": "Because."}
+    told = page.post(SESSIONS, form, follow=True).content.decode()
+    assert f">{row}: " in told and "vm:7" in page.get(f"{SESSIONS}{row.pk}/change/").content.decode()
+
+
 def test_every_page_of_the_admin_has_the_sign_of_the_house(page: Client) -> None:
     assert 'rel="icon"' in page.get("/admin/").content.decode()
 
@@ -221,6 +234,15 @@ def test_the_plot_begins_with_nothing_and_ends_with_the_counters(viewer: Client,
     assert len(times) == 4 and times == sorted(times) and plot["is_live"]
 
 
+def test_a_chat_that_is_not_deleted_bears_no_cross(page: Client, chief: User) -> None:
+    fill(chief, "one")
+    cell = lambda said: f'<td class="field-is_deleted">{said}</td>'
+    text = page.get("/admin/chat/chat/").content.decode()
+    assert cell("–") in text and "icon-no" not in text
+    Chat.objects.update(deleted=True)
+    assert cell("deleted") in page.get("/admin/chat/chat/").content.decode()
+
+
 def test_figures_are_links_to_the_rows_they_count(page: Client, chief: User) -> None:
     fill(chief, "one")
     turn = Turn.objects.get()
@@ -244,6 +266,14 @@ def test_figures_are_links_to_the_rows_they_count(page: Client, chief: User) -> 
     ]
     assert [len(listed(page, cause.url)) for cause in context["causes"]] == [2, 1]
     assert "The model did not answer in time." in page.get("/admin/figures/").content.decode()
+
+
+def test_figures_and_groups_are_written_as_the_reader_does(page: Client, chief: User) -> None:
+    fill(chief, "one")
+    Turn.objects.update(first_token_ms=1250)
+    shown = page.get("/admin/", headers={"Accept-Language": "de"})
+    assert {"0,2", "1,2 s"} <= {figure.value for figure in shown.context["figures"]}
+    assert "Konten" in shown.content.decode()
 
 
 def test_a_cause_is_said_in_the_readers_language(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,6 +331,23 @@ def test_nodes_are_laid_out_one_after_the_other() -> None:
     ]
     [under_way] = laid_out([event("a", "start")])
     assert under_way.state == "start" and under_way.ms is None
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "unsaid"),
+    [("running", "under way", "stopped here"), ("stopped", "stopped here", "under way")],
+)
+def test_a_node_without_its_end_is_under_way_while_its_turn_is(
+    page: Client, chief: User, monkeypatch: Any, state: str, said: str, unsaid: str
+) -> None:
+    fill(chief, "one")
+    Turn.objects.update(state=state)
+    turn = Turn.objects.get()
+    event = _NodeEvent("node", str(turn.id), "a", "llm", "start")
+    monkeypatch.setattr("chat.admin.transcript.held", lambda chat, limit: [msgspec.json.encode(event)])
+    for path in (f"chat/{turn.chat_id}", f"turn/{turn.id}"):
+        shown = page.get(f"/admin/chat/{path}/change/").content.decode()
+        assert said in shown and unsaid not in shown
 
 
 def message(chat: Chat, role: str, text: str, parent: Message | None = None, **fields: Any) -> Message:
@@ -431,12 +478,16 @@ def test_a_flow_shows_how_much_it_is_used(page: Client, chief: User) -> None:
 
 
 def test_closing_asks_for_a_reason_first(page: Client, chief: User) -> None:
-    row = session(chief)
+    flow = store.create_flow(chief.pk, "Guide", draft=GRAPH)
+    chat = Chat.objects.create(user=chief, flow=flow, title="Where is it")
+    row = session(chief, flow=flow.id, chat=chat.id, address="192.0.2.7")
     form = {"action": "close_sockets", "_selected_action": [row.pk]}
     asked = page.post(SESSIONS, form).content.decode()
     assert "Each connection is told that an operator closed it." in asked and 'name="reason"' in asked
+    assert f"<li>{row} · {chief} · Guide · Where is it · 192.0.2.7</li>" in asked
+    assert "(required)" in asked and "Say why" in asked and "errornote" not in asked
     empty = page.post(SESSIONS, form | {"confirmed": "yes", "reason": "  "}).content.decode()
-    assert "Say why" in empty
+    assert "Say why" in empty and "errornote" in empty
     row.refresh_from_db()
     assert row.close_asked is None and not LogEntry.objects.exists()
 
@@ -503,7 +554,7 @@ async def test_an_operator_stops_what_runs_in_the_chat_of_a_socket(
         assert (await client.post(SESSIONS, form)).status_code == 302
         assert (await socket.until("turn_end"))["status"] == "stopped"
         nothing = await client.post(SESSIONS, form, follow=True)
-        assert "This turn has ended already." in nothing.content.decode()
+        assert "No such turn runs or waits. It may have ended already." in nothing.content.decode()
     entries = await database.read(lambda: list(LogEntry.objects.filter(object_id=welcome["session"])))
     assert [entry.change_message for entry in entries] == ["Stop the running turn: It waits for nobody."]
 

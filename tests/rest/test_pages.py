@@ -46,6 +46,15 @@ def test_signing_in_and_out(anna: User) -> None:
     assert client.get("/").status_code == 302
 
 
+def test_a_wrong_log_in_is_told_in_the_language_that_was_chosen_before_it(anna: User) -> None:
+    client = Client()
+    asked = client.get("/login/", headers={"Accept-Language": "de"}).content.decode()
+    assert all(name in asked for name in ("English", "Deutsch", "简体中文"))
+    client.cookies["django_language"] = "de"
+    told = client.post("/login/", {"username": "anna", "password": "wrong"}).content.decode()
+    assert "Die Anmeldung hat nicht geklappt: Der Name oder das Passwort ist falsch." in told
+
+
 def test_editor_is_there_for_those_who_may_edit(page: Client, anna: User, make_flow: MakeFlow) -> None:
     bert = User.objects.create_user("bert", password="bert")
     mine, his = make_flow(anna, "Mine"), make_flow(bert, "His")

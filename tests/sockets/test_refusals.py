@@ -310,7 +310,7 @@ async def test_what_nobody_foresaw_is_internal(house: House, monkeypatch: pytest
         raise RuntimeError("a fault of ours")
 
     with monkeypatch.context() as patch:
-        patch.setattr(flow_store, "find_flow", broken)
+        patch.setattr(flow_store, "find_light_flow", broken)
         refused = await refusal(house.open())
     check_refusal(refused, "internal")
     assert "fault of ours" not in refused.raw

@@ -195,7 +195,7 @@ async def test_say_with_the_same_id_after_a_kill_is_the_same_turn(house, model):
         assert await one.command("say", id="mine", text="hello") == said
         other = await one.command("say", id="mine", text="something else")
         assert other["code"] == "id_conflict"
-        while not view.turns[said["turn"]].get("question"):
+        while not view.turns.get(said["turn"], {}).get("question"):
             await one.recv()
     messages = (await house.ask("GET", f"chats/{chat}/messages/"))["results"]
     assert [(message["role"], message["client_id"]) for message in messages] == [("user", "mine")]

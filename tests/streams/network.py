@@ -30,7 +30,11 @@ class Network:
         asyncio.get_running_loop().on_idle = self._on_idle
 
     async def open(
-        self, on_reply: Callable[[Any], None], on_lost: Callable[[Any], None], scripts: Sequence[str] = ()
+        self,
+        on_reply: Callable[[Any], None],
+        on_lost: Callable[[Any], None],
+        scripts: Sequence[str] = (),
+        url: None = None,
     ) -> "StepLink":
         """In the place of `Link.open`."""
         await asyncio.sleep(0)

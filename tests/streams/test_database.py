@@ -10,7 +10,7 @@ import pytest
 from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.signals import pre_migrate
 
@@ -269,6 +269,25 @@ async def test_calls_for_a_locked_row_do_not_hold_up_the_others(settings):
     gate.leave.set()
     await holding
     assert await database.write(touch) == 1
+
+
+@pytest.mark.skipif("connection.vendor != 'postgresql'", reason="SQLite has no pool")
+async def test_whoever_holds_all_other_connections_keeps_the_bridge_from_none(settings):
+    gates = [Gate() for _ in range(settings.HEADRACE.database_threads)]
+    reading = [asyncio.create_task(database.read(lambda gate: (names(), gate()), gate, bound_s=10)) for gate in gates]
+    await until(lambda: all(gate.entered.is_set() for gate in gates))  # each thread has its connection
+    for gate in gates:
+        gate.leave.set()
+    await asyncio.gather(*reading)
+    pool = connections["default"].pool
+    held = [pool.getconn(1) for _ in range(pool.max_size - len(gates))]
+    try:
+        assert await asyncio.gather(*(database.write(make, str(i)) for i in range(len(gates)))) == [
+            str(i) for i in range(len(gates))
+        ]
+    finally:
+        for one in held:
+            pool.putconn(one)
 
 
 def _atomic(fn: Callable[[], None]) -> None:

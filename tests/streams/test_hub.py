@@ -41,7 +41,7 @@ def test_a_ring_gives_what_comes_after_a_position(ring: Ring):
     assert [ring.after(seq) for seq in range(5)] == [[b"1", b"2", b"3"], [b"2", b"3"], [b"3"], [], None]
 
 
-def test_feeding_is_idempotent_by_position(ring: Ring):
+def test_trace_06e_feeding_is_idempotent_by_position(ring: Ring):
     ring.feed("e", 1, [b"1", b"2"])
     assert ring.feed("e", 1, [b"1"])
     assert ring.feed("e", 2, [b"2", b"3"])
@@ -134,15 +134,14 @@ async def test_a_lost_message_is_read_from_the_log_with_the_next_one(hub: Hub, o
     hub._on_message = lambda *_: None
     await other.append(batch(chat, ring.epoch, TURN, 1, 1, "a"))
     await other.append(batch(chat, ring.epoch, TURN, 1, 2, "b"))
-    await until(lambda: not hub._replies)
+    await until(lambda: not hub._subscriptions[None].replies)
     hub._on_message = on_message
     await other.append(batch(chat, ring.epoch, TURN, 1, 3, "c"))
     await until(lambda: ring.seq == 3)
     assert ring.after(0) == numbered(1, "a", "b", "c")
 
 
-async def test_a_lost_last_message_is_found_although_nobody_writes(log: Log, other: Log, chat: str, bounds):
-    """Trace 2b: the end is gone, nobody appends, a client shows `running` for ever."""
+async def test_trace_02b_a_lost_last_message_is_found_although_nobody_writes(log: Log, other: Log, chat: str, bounds):
     bounds(tops_every_s=0.05)
     hub = Hub(log)
     await hub.start()
@@ -257,7 +256,7 @@ async def test_a_chat_is_subscribed_while_somebody_watches_it(hub: Hub, chat: st
     assert await subscribers() == 1
     hub.leave(chat)
     await until(lambda: _is_zero(subscribers))
-    assert not hub._watches and not hub._by_channel
+    assert not hub._watches and not hub._subscriptions[None].watches
 
 
 async def _is_zero(count) -> bool:
@@ -298,10 +297,11 @@ async def test_the_hub_ends_without_tasks_left(log: Log, chat: str):
 async def test_after_a_lost_connection_the_ring_goes_on_where_it_was(own_store: OwnStore, hub: Hub, other: Log, chat):
     ring = await hub.watch(chat)
     await other.append(batch(chat, ring.epoch, TURN, 1, 1, "a"))
-    link = hub._link
+    subscription = hub._subscriptions[None]
+    link = subscription.link
     own_store.run("CLIENT", "KILL", "TYPE", "pubsub")
     await other.append(batch(chat, ring.epoch, TURN, 1, 2, "b"))
-    await until(lambda: hub._link not in (None, link) and not hub.is_degraded)
+    await until(lambda: subscription.link not in (None, link) and not hub.is_degraded)
     await until(lambda: ring.seq == 2)
     await other.append(batch(chat, ring.epoch, TURN, 1, 3, "c"))
     await until(lambda: ring.seq == 3)

@@ -5,6 +5,7 @@ import uuid
 
 import pytest
 
+from streams import redis
 from streams.errors import WireError
 from streams.log import Appended, Batch, Fenced, Log, NewEpoch
 from tests.streams.conftest import OwnStore, batch, frame
@@ -85,7 +86,7 @@ async def test_a_log_whose_last_id_is_not_metas_seq_is_another_epoch(log: Log, c
     assert read.epoch != epoch and read.top == 0 and read.entries == []
 
 
-async def test_an_epoch_id_is_never_given_twice(log: Log, chat: str, plain, keys):
+async def test_trace_02c_an_epoch_id_is_never_given_twice(log: Log, chat: str, plain, keys):
     seen = set()
     for _ in range(20):
         seen.add(await epoch_of(log, chat))
@@ -123,8 +124,7 @@ async def test_an_empty_append_raises_the_attempt_and_writes_nothing(log: Log, c
     assert await log.append(batch(chat, epoch, TURN, 2, 1, "b")) == Appended(epoch, 2, 2)
 
 
-async def test_a_batch_sent_again_is_written_once_and_answered_with_its_position(log: Log, chat: str):
-    """Trace 1: a retried append doubles text."""
+async def test_trace_01_a_batch_sent_again_is_written_once_and_answered_with_its_position(log: Log, chat: str):
     epoch = await epoch_of(log, chat)
     first = await log.append(batch(chat, epoch, TURN, 1, 1, "0", "1"))
     await log.append(batch(chat, epoch, OTHER, 1, 1, "between"))
@@ -133,6 +133,16 @@ async def test_a_batch_sent_again_is_written_once_and_answered_with_its_position
     assert second == Appended(epoch, 4, 4)
     assert await log.append(batch(chat, epoch, TURN, 1, 2, "2")) == second
     assert (await log.read(chat, 0)).top == 4
+
+
+async def test_trace_01_a_first_sending_that_arrives_behind_the_batch_after_it_writes_nothing(log: Log, chat: str):
+    epoch = await epoch_of(log, chat)
+    for n in (1, 2, 3):
+        await log.append(batch(chat, epoch, TURN, 1, n, str(n)))
+    before = await texts(log, chat)
+    for n in (1, 2):  # they lay in a server that stood still, and their retries were answered
+        assert isinstance(await log.append(batch(chat, epoch, TURN, 1, n, str(n))), Appended)
+    assert await texts(log, chat) == before
 
 
 async def test_numbers_begin_anew_with_each_attempt(log: Log, chat: str):
@@ -150,8 +160,7 @@ async def test_owed_events_are_not_numbered_and_disturb_no_numbers(log: Log, cha
     assert await log.append(batch(chat, epoch, TURN, 1, 1, "a")) == first
 
 
-async def test_what_waits_as_attempt_0_is_refused_once_the_turn_runs(log: Log, chat: str):
-    """Trace 11: `turn_queued` after `turn_start`."""
+async def test_trace_11_what_waits_as_attempt_0_is_refused_once_the_turn_runs(log: Log, chat: str):
     epoch = await epoch_of(log, chat)
     assert await log.append(batch(chat, epoch, TURN, 0, 0, "message", "turn_queued")) == Appended(epoch, 1, 2)
     await log.append(batch(chat, epoch, TURN, 1, 1, "turn_start"))
@@ -190,8 +199,8 @@ async def test_an_old_end_of_an_older_attempt_is_fenced(log: Log, chat: str):
     assert await log.append(batch(chat, epoch, TURN, 1, 3, "turn_end", ends=True)) == Fenced()
 
 
-async def test_a_turn_whose_events_were_trimmed_is_still_known(log: Log, chat: str, bounds):
-    """Trace B1: a ghost and a second end."""
+async def test_trace_b1_a_turn_whose_events_were_trimmed_is_still_known(log: Log, chat: str, bounds):
+    """Neither a ghost of it nor a second end is written."""
     bounds(log_events=10)
     epoch = await epoch_of(log, chat)
     await log.append(batch(chat, epoch, TURN, 2, 1, "turn_start"))
@@ -199,7 +208,26 @@ async def test_a_turn_whose_events_were_trimmed_is_still_known(log: Log, chat: s
     await fill(log, chat, epoch, 2000)
     assert (await log.read(chat, 0)).first > end.last
     assert await log.append(batch(chat, epoch, TURN, 1, 1, "turn_start")) == Fenced()
+    assert await log.append(batch(chat, epoch, TURN, 0, 0, "message", "turn_queued")) == Fenced()
     assert await log.append(batch(chat, epoch, TURN, 2, 0, "turn_end", ends=True)) == end
+
+
+async def test_trace_16_what_is_known_of_ended_turns_is_little_and_goes_with_the_log(
+    log: Log, chat: str, plain, keys, settings
+):
+    """The fence must know them (trace B1), so their entries stay: for as long as the log, a line each."""
+    epoch = await epoch_of(log, chat)
+    before = await plain.hlen(keys[0])
+    for number in range(100):
+        turn = str(uuid.UUID(int=number + 1))
+        await log.append(batch(chat, epoch, turn, 1, 1, "turn_start"))
+        await log.append(batch(chat, epoch, turn, 1, 2, "turn_end", ends=True))
+    meta = await plain.hgetall(keys[0])
+    entries = {name: value for name, value in meta.items() if name.startswith(b"t")}
+    assert len(entries) == 100 and len(meta) <= before + 103
+    assert max(len(name) + len(value) for name, value in entries.items()) <= 40
+    assert meta[b"open"] == b""
+    assert 0 < await plain.ttl(keys[0]) <= 2 * settings.HEADRACE.log_kept_s
 
 
 # ------------------------------------------------------------------------------------- trimming, time to live
@@ -284,10 +312,9 @@ async def test_a_frame_is_carried_byte_for_byte(log: Log, chat: str):
     assert await texts(log, chat) == [b'{"seq":1,' + odd, b'{"seq":2,' + odd]
 
 
-async def test_epoch_and_entries_come_of_one_step_while_the_log_is_lost_again_and_again(
+async def test_trace_10_epoch_and_entries_come_of_one_step_while_the_log_is_lost_again_and_again(
     log: Log, other: Log, chat, plain, keys
 ):
-    """Trace 10: an epoch and another epoch's entries."""
     told: dict[str, list[bytes]] = {}
 
     async def write() -> None:
@@ -376,8 +403,10 @@ async def test_a_writer_is_let_go_past_its_bound_and_a_reader_too(own_store: Own
     assert (await log.read(chat, 0)).epoch == epoch
 
 
-async def test_a_writer_learns_of_an_emptied_server_before_it_writes(own_store: OwnStore, log: Log, chat: str):
-    """Trace 3a: what is written must not stand before the state so far."""
+async def test_trace_03a_a_writer_learns_of_an_emptied_server_before_it_writes(
+    own_store: OwnStore, log: Log, chat: str
+):
+    """What is written must not stand before the state so far."""
     epoch = await epoch_of(log, chat)
     await log.append(batch(chat, epoch, TURN, 1, 1, "turn_start"))
     own_store.run("FLUSHALL")
@@ -387,8 +416,10 @@ async def test_a_writer_learns_of_an_emptied_server_before_it_writes(own_store: 
     assert await log.append(batch(chat, answer.epoch, TURN, 1, 2, "turn_start")) == Appended(answer.epoch, 1, 1)
 
 
-async def test_a_rolled_back_server_gives_no_number_twice_in_one_epoch(log: Log, other: Log, chat: str, plain, keys):
-    """Trace 2a: the server falls back to 7, and a writer that never saw more goes on with 8."""
+async def test_trace_02a_a_rolled_back_server_gives_no_number_twice_in_one_epoch(
+    log: Log, other: Log, chat: str, plain, keys
+):
+    """The server falls back to 7, and a writer that never saw more goes on with 8."""
     epoch = await epoch_of(log, chat)
     await log.append(batch(chat, epoch, TURN, 1, 1, *"1234567"))
     dumps = [await plain.dump(key) for key in keys]
@@ -417,6 +448,20 @@ async def test_a_full_server_lets_events_wait_until_there_is_room(own_store: Own
     await until(lambda: log.is_in_trouble)
     own_store.run("CONFIG", "SET", "maxmemory", "0")
     assert await appending == Appended(epoch, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_passing"),
+    [
+        ("OOM command not allowed when used memory > 'maxmemory'.", True),
+        ("ERR Error running script (call to f_5a0): @user_script:50: @user_script: 50: -OOM command not allowed", True),
+        ("ERR Error running script (call to f_5a0): @user_script:50: -READONLY You can't write", True),
+        ("ERR Error running script (call to f_5a0): @user_script:50: -WRONGTYPE Operation against a key", False),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", False),
+    ],
+)
+def test_what_passes_is_known_in_the_words_of_older_servers_too(error: str, is_passing: bool):
+    assert redis._is_passing(error) is is_passing
 
 
 async def test_one_refused_command_fails_alone(log: Log, chat: str, plain, prefix: str):
@@ -484,3 +529,13 @@ async def test_a_log_of_small_events_keeps_its_events_whatever_was_written_befor
     for number in range(100):
         await log.append(batch(chat, epoch, str(uuid.UUID(int=number)), 1, 1, *(10 * ["x"]), ends=True))
     assert len((await log.read(chat, 0)).entries) >= 500
+
+
+async def test_trouble_ends_with_the_connection_though_nobody_waits_any_more(own_store: OwnStore, log: Log, chat: str):
+    await log.read(chat, 0)
+    own_store.kill()
+    reading = asyncio.create_task(log.read(chat, 0))
+    await until(lambda: log.is_in_trouble)
+    reading.cancel()
+    own_store.start()
+    await until(lambda: not log.is_in_trouble)

@@ -118,7 +118,7 @@ def workers(redis_url: str, monkeypatch: pytest.MonkeyPatch):
 
 def forget() -> None:
     client = redis.blocking_client()
-    client.delete(redis.key("metrics"), *client.keys(redis.key("metrics", "*")))
+    client.delete(redis.key("{metrics}"), *client.keys(redis.key("{metrics}", "*")))
 
 
 def shown(name: str) -> dict[str, float]:
@@ -145,9 +145,9 @@ def test_own_figures_are_those_of_now(workers):
 
 def test_worker_that_is_gone_is_forgotten(workers):
     workers("a", 2)
-    redis.blocking_client().delete(redis.key("metrics", "a"))
+    redis.blocking_client().delete(redis.key("{metrics}", "a"))
     assert set(shown("headrace_takeovers_total")) == {"here"}
-    assert redis.blocking_client().smembers(redis.key("metrics")) == {b"here"}
+    assert redis.blocking_client().smembers(redis.key("{metrics}")) == {b"here"}
 
 
 def test_no_counter_is_seen_to_go_back_whoever_is_asked(workers, monkeypatch):
@@ -160,7 +160,7 @@ def test_no_counter_is_seen_to_go_back_whoever_is_asked(workers, monkeypatch):
 
 def test_figures_that_are_left_end_by_themselves(workers):
     workers("a", 2)
-    for name in (redis.key("metrics"), redis.key("metrics", "a")):
+    for name in (redis.key("{metrics}"), redis.key("{metrics}", "a")):
         assert 0 < redis.blocking_client().ttl(name) <= 15
 
 

@@ -51,6 +51,13 @@ async def test_an_admitted_socket_has_a_row(sessions: Sessions):
     assert (row.address, row.user_agent, row.trace) == ("::1", "x" * 255, "t")
 
 
+def test_a_row_that_is_made_again_stands_as_it_was():
+    values = {"id": str(uuid.uuid4()), "worker": WORKER, "address": None, "trace": "first"}
+    store.create_session(dict(values))
+    store.create_session({**values, "trace": "again"})
+    assert StreamSession.objects.get(id=values["id"]).trace == "first"
+
+
 @pytest.mark.parametrize("address", ["testclient", "", None, "1.2.3.4.5"])
 async def test_an_address_that_is_none_is_left_out(sessions: Sessions, address: str | None):
     session = await sessions.open(user=None, address=address)

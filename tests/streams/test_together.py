@@ -342,8 +342,9 @@ class World:
                 self.readers[reader].ack()
 
     def link(self, worker: int, name: str) -> StepLink | None:
-        owner = {"hub": self.hubs[worker], "appends": self.logs[worker]._appends, "reads": self.logs[worker]._reads}
-        return owner[name]._link
+        if name == "hub":
+            return self.hubs[worker]._subscriptions[None].link
+        return {"appends": self.logs[worker]._appends, "reads": self.logs[worker]._reads}[name]._link
 
     async def calm(self) -> None:
         """No more faults: within some seconds everybody has everything, and then nothing moves any more."""

@@ -62,6 +62,14 @@ def row_of(page: Page, title: str) -> Locator:
     return page.locator("[data-chats] li").filter(has_text=title)
 
 
+def right_of(page: Page, selector: str) -> float:
+    """How far to the right the widest of them reaches."""
+    return page.evaluate(
+        "what => Math.max(...[...document.querySelectorAll(what)].map(node => node.getBoundingClientRect().right))",
+        selector,
+    )
+
+
 def chat_id(page: Page) -> str:
     return page.url.split("/c/")[1].split("/")[0]
 

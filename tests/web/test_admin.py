@@ -103,3 +103,14 @@ def test_pages_fit_a_phone(admin: BrowserContext, path: str) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
     page.goto(f"/admin/{path}")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_the_list_of_sessions_fits_its_window(admin: BrowserContext, socket: ClientConnection, language: str) -> None:
+    frame(socket, "welcome")
+    page = admin.new_page()
+    page.set_extra_http_headers({"Accept-Language": language})
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.goto("/admin/streams/streamsession/")
+    results = page.locator("#changelist .results")
+    assert results.evaluate("list => list.scrollWidth - list.clientWidth") <= 0

@@ -41,7 +41,7 @@ def test_search_finds_titles_and_texts(page: Page):
     expect(page.locator("[data-chats] a")).to_have_count(1)
     expect(page.locator("[data-chats] h2")).to_have_text("Found")
     search.fill(other)
-    expect(page.locator("[data-chats] a")).to_have_text(other)
+    expect(page.locator("[data-chats] .chat-title")).to_have_text(other)
     search.fill(needle + "x")
     expect(page.locator("[data-chats] h2")).to_have_text("Nothing was found.")
     search.press("Escape")

@@ -5,8 +5,41 @@ import re
 
 from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
 
-from tests.web.chatting import answers, composer, expect_live, fake, held, open_new, prose, rest, say, until, words
+from tests.server import HeadraceServer
+from tests.web.chatting import (
+    answers,
+    composer,
+    expect_live,
+    fake,
+    held,
+    open_new,
+    prose,
+    rest,
+    right_of,
+    say,
+    until,
+    words,
+)
+from tests.web.editing import Api
 
+VAULT = {
+    "nodes": [
+        {"id": "start", "kind": "start", "fields": {"suggestions": ["Open it"]}},
+        {"id": "ask", "kind": "question", "fields": {"text": "Your PIN?", "secret": True}},
+        {"id": "say", "kind": "message", "fields": {"text": "Thank you."}},
+        {"id": "end", "kind": "end"},
+    ],
+    "edges": [{"from": "start", "to": "ask"}, {"from": "ask", "to": "say"}, {"from": "say", "to": "end"}],
+}
+PIN = "7355608"
+RECORD_STORAGE = """
+    window.stored = [];
+    const { setItem } = Storage.prototype;
+    Storage.prototype.setItem = function (key, value) {
+        window.stored.push(value);
+        setItem.call(this, key, value);
+    };
+"""
 CHAT_URL = re.compile(r"/c/[0-9a-f-]{36}/$")
 
 
@@ -18,7 +51,7 @@ def test_guide_answers_and_the_chat_gets_an_address_and_a_place_in_the_list(page
     expect(answers(page, "done")).to_be_visible(timeout=60_000)
     expect(page).to_have_url(CHAT_URL)
     expect(prose(page).locator("strong").first).to_have_text("Headrace")
-    expect(page.locator("[data-chats] [aria-current=page]")).to_have_text("What is Headrace?")
+    expect(page.locator("[data-chats] [aria-current=page] .chat-title")).to_have_text("What is Headrace?")
     expect(page).to_have_title("What is Headrace? · Headrace")
 
 
@@ -95,6 +128,46 @@ def test_question_is_there_after_a_refresh_and_answered_in_the_composer(page: Pa
     assert page.locator(".message.user").count() == 1
 
 
+def open_vault(page: Page, server: HeadraceServer) -> None:
+    """At a secret question, with something in the composer that was written before it."""
+    api = Api(server)
+    flow = api.flow("Vault", VAULT)
+    api("POST", f"flows/{flow['id']}/publish/", {})
+    open_new(page, flow["slug"])
+    composer(page).fill("for later")
+    page.locator(".suggestion").click()
+    expect(page.locator(".question.open input[type=password]")).to_be_visible()
+    page.wait_for_url("**/c/**")
+
+
+def test_secret_in_the_composer_goes_to_its_question_and_is_kept_nowhere(page: Page, web_server: HeadraceServer):
+    page.add_init_script(RECORD_STORAGE)
+    sent: list[str] = []
+    page.on("websocket", lambda line: line.on("framesent", lambda frame: sent.append(str(frame))))
+    open_vault(page, web_server)
+    composer(page).fill(PIN)
+    page.evaluate("dispatchEvent(new Event('pagehide'))")  # as if left: drafts are kept now
+    composer(page).press("Enter")
+    expect(answers(page, "done")).to_contain_text("Thank you.")
+    expect(page.locator(".message.user .said")).to_have_text(["Open it"])
+    assert [json.loads(frame)["type"] for frame in sent if PIN in frame] == ["answer"]
+    stored = page.evaluate("window.stored")
+    assert "for later" in stored and PIN not in "".join(stored)
+
+
+def test_secret_in_the_composer_is_gone_when_another_tab_has_answered(
+    context: BrowserContext, web_server: HeadraceServer
+):
+    page, other = context.new_page(), context.new_page()
+    open_vault(page, web_server)
+    composer(page).fill(PIN)
+    other.goto(page.url)
+    other.locator(".question.open input").fill("another")
+    other.keyboard.press("Enter")
+    expect(answers(page, "done")).to_contain_text("Thank you.")
+    expect(composer(page)).to_have_value("for later")
+
+
 def test_bad_form_value_is_told_at_its_field(page: Page):
     open_new(page, "wizard")
     say(page, "Hello")
@@ -119,6 +192,14 @@ def test_error_is_told_in_place_and_tried_again(page: Page):
     page.get_by_role("button", name="Try again").click()
     expect(answers(page, "done")).to_contain_text("w39")
     expect(page.locator(".branch-place")).to_have_text("2/2")
+
+
+def test_error_stays_within_a_phone(page: Page):
+    page.set_viewport_size({"width": 390, "height": 780})
+    open_new(page, "assistant")
+    say(page, fake(fault="cut", after=6) + " " + words(40))
+    expect(answers(page, "error").locator(".trace")).to_be_visible()
+    assert right_of(page, ".problem, .problem *") <= right_of(page, ".problem") < 390
 
 
 def test_cut_line_comes_back_by_position_without_a_word(page: Page):
@@ -304,5 +385,7 @@ def test_flow_that_went_offline_is_told(page: Page):
     page.route_web_socket(re.compile("/chat/"), refuse)
     page.goto("/f/guide/")
     expect(page.locator("[data-line]")).to_contain_text("This flow is offline.")
-    expect(page.locator("[data-line]")).to_contain_text("abc")
+    expect(page.locator("[data-line]")).not_to_contain_text("abc")
+    expect(page.get_by_role("button", name="Look again")).to_be_visible()
+    expect(page.get_by_role("button", name="Add files")).to_be_disabled()
     expect(composer(page)).to_be_disabled()

@@ -99,6 +99,17 @@ def test_palette_finds_what_can_be_done_and_flows(page: Page):
     page.wait_for_url("**/f/wizard/")
 
 
+def test_palette_says_that_nothing_was_found_and_one_escape_closes_it(page: Page):
+    open_new(page, "assistant")
+    page.keyboard.press("Control+k")
+    palette = page.get_by_role("combobox", name="Find a chat")
+    palette.fill("no such thing")
+    dialog = page.get_by_role("dialog", name="Go to")
+    expect(dialog.get_by_role("status")).to_have_text("Nothing was found.")
+    palette.press("Escape")
+    expect(dialog).to_have_count(0)
+
+
 def test_question_mark_shows_the_keys_and_escape_stops_nothing_but_that(page: Page):
     open_new(page, "assistant")
     say(page, held())
@@ -194,7 +205,7 @@ def test_failure_of_the_model_names_its_cause_and_a_trace_to_copy(page: Page):
         expect(problem).to_contain_text("The model's server refused the request. (The server answered 400)")
         expect(problem.get_by_role("button", name="Copy trace")).to_be_visible()
         page.reload()
-    expect(problem.locator("code")).to_contain_text(re.compile("[0-9a-f]{16} [0-9a-f-]{36}"))
+    expect(problem.locator("code")).to_have_text(re.compile("^[0-9a-f-]{36}$"))  # the turn: it says what failed
 
 
 def test_chat_of_a_flow_that_is_offline_can_be_read(page: Page):
@@ -292,6 +303,13 @@ def test_file_that_the_server_does_not_take_says_which_it_takes(page: Page):
     open_new(page, "assistant")
     page.locator("[data-choose]").set_input_files([upload("a.exe")])
     expect(page.locator(".file.failed")).to_contain_text("text, PNG, JPEG, GIF, WebP and PDF are")
+    expect(page.get_by_role("button", name="Send a.exe again")).to_be_hidden()
+    send = page.get_by_role("button", name="Send", exact=True)
+    expect(send).to_be_disabled()
+    say(page, "Read this.")
+    expect(page.locator("[data-said]")).to_have_text("A file was not taken. Remove it to send the message.")
+    page.get_by_role("button", name="Remove a.exe").click()
+    expect(send).to_be_enabled()
 
 
 def test_files_are_dropped_and_pasted(page: Page):

@@ -10,6 +10,7 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from flows.kinds import KINDS
 from tests.server import HeadraceServer
+from tests.web.chatting import right_of
 from tests.web.editing import (
     DRAFT,
     Api,
@@ -435,6 +436,15 @@ def test_phone_shows_one_panel_at_a_time(context: BrowserContext, api: Api):
     show(page, "graph")
     box(page, "ask").click()
     expect(card(page, "ask").get_by_label("Title")).to_be_visible()
+
+
+def test_phone_shows_the_whole_bar_where_words_are_long(page: Page, api: Api):
+    page.set_viewport_size({"width": 390, "height": 780})
+    page.set_extra_http_headers({"Accept-Language": "de"})
+    open_editor(page, api.flow("Telefon"))
+    expect(page.get_by_role("button", name="Veröffentlichen")).to_be_in_viewport(ratio=1)
+    expect(page.locator(".edit-name h1")).to_be_in_viewport(ratio=1)
+    assert right_of(page, ".edit-bar, .edit-bar *") <= 390
 
 
 def test_axe_finds_nothing_serious(page: Page, api: Api):

@@ -222,5 +222,5 @@ def test_link_says_where_it_leads(page: Page):
 def test_hostile_title_is_text_in_the_list(page: Page):
     open_new(page, "assistant")
     say(page, "<img src=x onerror=alert(1)>")
-    expect(page.locator("[data-chats] [aria-current=page]")).to_have_text("<img src=x onerror=alert(1)>")
+    expect(page.locator("[data-chats] [aria-current=page] .chat-title")).to_have_text("<img src=x onerror=alert(1)>")
     expect(page.locator("[data-title]")).to_have_text("<img src=x onerror=alert(1)>")

@@ -187,6 +187,18 @@ test("a say that answered a question leaves no message", () => {
   assert.deepEqual(shown(), ["user/done: Hi", "assistant/waiting: "]);
 });
 
+test("the answer to a secret question is kept nowhere, not even once the question has closed", () => {
+  const answer = { id: "k", type: "answer", question: "q1", value: "7355608" };
+  start("t1", message("u1", "user", null, "Hi"), "a1");
+  assert.equal(view.isSecret(answer), false);
+  view.apply({ type: "question", turn: "t1", question: "q1", text: "PIN?", options: [], schema: null, secret: true, expires: "" });
+  assert.equal(view.openSecret.question, "q1");
+  assert.equal(view.isSecret(answer), true);
+  view.apply({ type: "answered", turn: "t1", question: "q1", action: "accept", value: null, by: "8" });
+  assert.equal(view.openSecret, null);
+  assert.equal(view.isSecret(answer), true);
+});
+
 test("an older revision of the chat is ignored", () => {
   view.apply({ type: "chat", rev: 5, title: "New" });
   view.apply({ type: "chat", rev: 4, title: "Old" });

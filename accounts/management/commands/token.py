@@ -18,6 +18,8 @@ class Command(BaseCommand):
         parser.add_argument("--minutes", type=float, default=15, help="how long it is good (default 15)")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if not options["minutes"] > 0:
+            raise CommandError("--minutes must be more than 0: the token would have ended already.")
         try:
             user = User.objects.filter(username=options["user"], is_active=True).first()
         except DatabaseError as error:

@@ -17,12 +17,13 @@ from streams import traces
 
 
 class Command(BaseCommand):
-    help = "Checks data directory, secrets, database, migrations, Redis, users and a socket through the server."
+    help = "Checks settings, data directory, secrets, database, migrations, Redis, users and a socket to the server."
     requires_system_checks: list[str] = []
 
     def handle(self, *args: Any, **options: Any) -> None:
         of_postgres = {"connections": startup.check_room, "clocks": startup.check_clocks}
         checks: dict[str, Callable[[], None]] = {
+            "settings": startup.check_settings,
             "data directory": startup.check_data_dir,
             "secrets": startup.check_secrets,
             "database": startup.check_database,

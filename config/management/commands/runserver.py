@@ -5,6 +5,9 @@ from typing import Any
 from daphne.management.commands.runserver import Command as DaphneCommand
 from daphne.server import Server
 from django.conf import settings
+from django.core.management.base import CommandError
+
+from config import startup
 
 REASON_BYTES = 123  # RFC 6455, 5.5
 
@@ -27,6 +30,10 @@ class Command(DaphneCommand):
     server_cls = DevelopmentServer
 
     def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            startup.check_before_work()
+        except startup.Fault as fault:
+            raise CommandError(str(fault)) from None
         if not options["addrport"] and ":" in settings.HOST:
             options["use_ipv6"] = True
         super().handle(*args, **options)

@@ -8,7 +8,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const STEP = 1.25;
 const NEAREST = 1.6;
 const FARTHEST = 0.08;
-const READABLE = 0.7; // a large graph is shown in part rather than smaller than this
+const READABLE = 0.4; // a large graph is shown in part rather than smaller than this
 const DRAG_PX = 4;
 
 export class Picture {

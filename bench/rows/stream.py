@@ -1,10 +1,11 @@
-"""The rows: what is measured of whom, and what it should be. The goals are those of the design."""
+"""Rows about how an answer streams: burst, paced, first token, wire."""
 
 from collections.abc import Callable
 
-from bench.measure import Bench, Goal, Line, Measured, Row, busy_note, line, void_of
+from bench.measure import Bench, Goal, Row, busy_note, line
 
-LAYER_TURNS = 40  # what the peer carries; more only shows how long its queue grows
+LAYER_TURNS = 40  # what a peer carries; more only shows how long its queue grows
+PEERS = ("layer", "socketio", "resumable")
 
 
 def burst(bench: Bench) -> list[Row]:
@@ -20,7 +21,7 @@ def burst(bench: Bench) -> list[Row]:
         measured = bench.interleave(
             {
                 "bare": of("bare", tokens, turns),
-                "layer": of("layer", few, 1),
+                **{name: of(name, few, 1) for name in PEERS},
                 "headrace": of("headrace", tokens, turns),
             },
             f"burst {viewers}",
@@ -41,8 +42,8 @@ def burst(bench: Bench) -> list[Row]:
                 Goal("<= 1.5 s", 1.5, "value"),
                 Goal("<= 0.2 x layer", 0.2, against="layer"),
             ]
-        notes = [f"{turns} answers of {tokens:,} tokens (layer: 1 of {few:,})", busy_note(measured)]
-        rows.append(Row("burst", f"A model that pours, {viewers} viewers", [rate, cost], notes, _void(bench, measured)))
+        notes = [f"{turns} answers of {tokens:,} tokens (peers: 1 of {few:,})", busy_note(measured)]
+        rows.append(Row("burst", f"A model that pours, {viewers} viewers", [rate, cost], notes, bench.void(measured)))
     return rows
 
 
@@ -61,7 +62,7 @@ def paced(bench: Bench) -> list[Row]:
         makers = {"bare": of("bare"), "headrace": of("headrace")}
         few = int(bench.pick(LAYER_TURNS, 2))
         if p50:
-            makers["layer"] = of("layer", few)
+            makers |= {name: of(name, few) for name in PEERS}
         measured = bench.interleave(makers, f"paced {turns}")
         lines = [
             line("delay p50", "ms", measured, "p50_ms", [_over_bare(p50)] if p50 else []),
@@ -79,9 +80,9 @@ def paced(bench: Bench) -> list[Row]:
         late = max(r.figures["model_late_p99_ms"] for results in measured.values() for r in results)
         notes = [f"window {window:g} s; the model's own lateness p99 <= {late:.1f} ms", busy_note(measured)]
         if p50:
-            notes.insert(0, f"layer carries {few} turns here, not {turns}")
+            notes.insert(0, f"peers carry {few} turns here, not {turns}")
         title = f"{turns} turns at 50 tokens/s on one worker"
-        rows.append(Row("paced", title, [*lines, cost], notes, _void(bench, measured)))
+        rows.append(Row("paced", title, [*lines, cost], notes, bench.void(measured)))
     return rows
 
 
@@ -117,56 +118,7 @@ def first_token(bench: Bench) -> list[Row]:
         "one transaction of the same four rows through the ORM",
         busy_note(measured),
     ]
-    return [Row("first token", "From `say` to the first delta", lines, notes, _void(bench, measured))]
-
-
-def accept(bench: Bench) -> list[Row]:
-    """`say` to `ok`."""
-    rows = []
-    for senders, count in bench.some((1, 300), (50, 1_000), (500, 2_000)):
-        count = int(bench.pick(count, 20))
-
-        def of(name: str, senders: int = senders, count: int = count, **more: str) -> Callable:
-            users = count if name == "accepting" else 1
-            return lambda: bench.run("accept", name, users=users, says=count, senders=senders, **more)
-
-        makers = {
-            "bare": of("bare", path="/accept/{chat}"),
-            "layer": of("layer", post="/chats/{chat}/turns/"),
-            "headrace": of("accepting"),
-        }
-        path = bench.house.get("headrace").path.replace("/bench?", "/plain?")
-        makers["whole turns"] = lambda senders=senders, count=count, path=path: bench.run(
-            "turns", "headrace", users=senders, says=count, senders=senders, path=path
-        )
-        measured = bench.interleave(makers, f"accept {senders}")
-        p50_goals, p99_goals, rate_goals = [], [], []
-        if senders == 1:
-            p50_goals = [Goal("<= 2 x bare", 2, against="bare")]
-        elif senders == 50:
-            p99_goals = [Goal("<= 50 ms", 50, "value")]
-            rate_goals = [Goal(">= 6 x DRF POST", 6, against="layer", is_least=True)]
-        else:
-            rate_goals = [Goal(">= 3,000 /s", 3_000, "value", is_least=True)]
-        lines = [
-            line("p50", "ms", measured, "p50_ms", p50_goals),
-            line("p99", "ms", measured, "p99_ms", p99_goals),
-            line("accepted a second", "/s", measured, "per_s", rate_goals),
-        ]
-        refused, failed = (
-            sum(int(r.figures.get("refused", 0)) for r in measured[name]) for name in ("headrace", "layer")
-        )
-        notes = [
-            f"closed loop of {senders}, {count:,} says, each in a fresh chat; bare: a frame in, one transaction of the "
-            "same four rows through the ORM, a frame out; layer: DRF POST with the same rows, no log-in; headrace: "
-            "HEADRACE_TURNS=off, so that only accepting is measured; whole turns: say, run, store and end, then the "
-            "next say",
-            f"refused as busy or unavailable, of all says of headrace: {refused}; answered 500 by layer: {failed}",
-            busy_note(measured),
-        ]
-        title = f"From `say` to `ok`, {senders} sender{'s' * (senders > 1)}"
-        rows.append(Row("accept", title, lines, notes, _void(bench, measured)))
-    return rows
+    return [Row("first token", "From `say` to the first delta", lines, notes, bench.void(measured))]
 
 
 def wire(bench: Bench) -> list[Row]:
@@ -178,7 +130,7 @@ def wire(bench: Bench) -> list[Row]:
         def of(who: str, rate: float = rate) -> Callable:
             return lambda: bench.run("wire", who, answer_tokens=tokens, rate=rate)
 
-        measured = bench.interleave({who: of(who) for who in ("bare", "layer", "headrace")}, f"wire {name}")
+        measured = bench.interleave({who: of(who) for who in ("bare", *PEERS, "headrace")}, f"wire {name}")
         lines = [
             line(
                 "bytes of deltas over text", "", measured, "deltas_over_text", [Goal(f"<= {bound:g}", bound, "value")]
@@ -190,45 +142,3 @@ def wire(bench: Bench) -> list[Row]:
         notes = [f"{tokens:,} tokens of 5 bytes, {pace}; all: headrace's last frame holds the stored answer once more"]
         rows.append(Row("wire", f"Bytes on the wire, {name}", lines, notes, ""))
     return rows
-
-
-def admin(bench: Bench) -> list[Row]:
-    """Pages that list 100,000 sessions, turns and chats; their queries at few rows and at many."""
-    rows_few, rows_many = int(bench.pick(1_000, 20)), int(bench.pick(100_000, 100))
-    looks = int(bench.pick(40, 2))
-    bench.house.fill(rows_few)
-    few = bench.house.queries()
-    look = bench.house.fill(rows_many)
-    many = bench.house.queries()
-    found: dict[str, list[float]] = {name: [] for name in look.pages}
-    for turn in range(bench.rounds):
-        for name, path in look.pages.items():
-            p95_ms = bench.house.look(look, path, looks)
-            found[name].append(p95_ms)
-            bench.say(f"  admin round {turn + 1} {name}: p95 {p95_ms:,.4g} ms")
-    goal = Goal("<= 300 ms", 300, "value")
-    lines = [Line(f"{name}, p95", "ms", {"headrace": values}, [goal]) for name, values in found.items()]
-    grown = [name for name in many if many[name] > few[name]]
-    more = Line("pages that make more queries", "", {"headrace": [float(len(grown))]}, [Goal("0", 0, "value")])
-    notes = [
-        f"{rows_many:,} chats, turns and sessions, {2 * rows_many:,} messages; {looks} looks at each page, one after "
-        f"the other; queries counted at {rows_few:,} and at {rows_many:,} rows",
-        "queries: " + ", ".join(f"{name} {count}" for name, count in many.items()),
-    ]
-    return [Row("admin", f"Pages of the admin over {rows_many:,} rows", [*lines, more], notes)]
-
-
-def _void(bench: Bench, measured: Measured) -> str:
-    return "" if bench.is_tiny else void_of(measured)
-
-
-NEEDS = ("bare", "layer", "headrace")
-NEEDS_MORE = {"accept": ("accepting",), "admin": ("filled",)}
-ROWS: dict[str, Callable[[Bench], list[Row]]] = {
-    "burst": burst,
-    "paced": paced,
-    "first": first_token,
-    "accept": accept,
-    "wire": wire,
-    "admin": admin,
-}

@@ -1,0 +1,207 @@
+"""Long runs: many turns while workers die and freeze or are restarted in turn, and sockets that come and go.
+
+Each is a function of a run, like a fault; the invariants are looked at afterwards. What it measured stands in its
+notes: seconds from a blow to the next event of a turn that it hit, gaps, the curve of memory and keys.
+"""
+
+import asyncio
+import signal
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from faults import look
+from faults.client import Tab, next_event
+from faults.house import Worker
+from faults.run import SETTLE_S, Run
+from tests.chat.view import NOT_EVENTS
+
+TALKERS = 50  # chats that talk at once while workers are struck
+SAMPLE_S = 10.0
+CONNECTS_A_SECOND = 50
+CHURNED_CHATS = 200  # the same all the time: what grows is a leak
+WAITS_MOST_S = 3.0  # of anybody in a rolling restart
+
+
+class Amount(msgspec.Struct, frozen=True):
+    turns: int
+    minutes: float
+
+
+class Blow(msgspec.Struct):
+    """`hit`: tabs whose turn the worker ran at that moment."""
+
+    at: float
+    kind: str
+    hit: list[Tab]
+
+
+# --------------------------------------------------------------------------------------- killed and frozen
+
+
+async def kills(run: Run, amount: Amount) -> None:
+    """So many turns, while workers are killed and frozen by chance and come back."""
+    talkers = min(TALKERS, amount.turns)
+    owners: dict[Tab, Worker] = {}  # of the turn that it waits for
+    blows: list[Blow] = []
+    striking = asyncio.create_task(_strike(run, owners, blows))
+    counts = [amount.turns // talkers + (i < amount.turns % talkers) for i in range(talkers)]
+    try:
+        await asyncio.gather(*(_talk(run, count, owners) for count in counts))
+    finally:
+        striking.cancel()
+        await asyncio.gather(striking, return_exceptions=True)
+    await run.house.heal()
+    _note_waits(run, blows)
+
+
+async def _talk(run: Run, turns: int, owners: dict[Tab, Worker]) -> None:
+    tab = await run.tab(run.chance.choice(run.house.workers))
+    for _ in range(turns):
+        said = await run.say(tab, run.chance.randint(20, 120), run.chance.choice((20, 50, 100)))
+        if tab.connection is not None:
+            owners[tab] = run.house.at(tab.connection.record.worker)
+        await tab.until_ended(said.turn, 180)
+        owners.pop(tab, None)
+
+
+async def _strike(run: Run, owners: dict[Tab, Worker], blows: list[Blow]) -> None:
+    while True:
+        await run.pause(2, 6)
+        victim = run.chance.choice(run.house.workers)
+        kind = run.chance.choice(("kill -9", "SIGSTOP"))
+        blows.append(Blow(time.time(), kind, [tab for tab, owner in owners.items() if owner is victim]))
+        if kind == "kill -9":
+            victim.kill()
+            await run.pause(0, 3)
+            await victim.start(look.worker_id)
+        else:
+            victim.signal(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(run.chance.uniform(0.5, 2) * run.house.dead_after_s)
+            finally:
+                victim.signal(signal.SIGCONT)
+
+
+def _note_waits(run: Run, blows: list[Blow]) -> None:
+    for kind in ("kill -9", "SIGSTOP"):
+        struck = [blow for blow in blows if blow.kind == kind]
+        found = [next_event(tab.record, blow.at, SETTLE_S) for blow in struck for tab in blow.hit]
+        waits = [wait for wait in found if wait is not None]
+        if waits:
+            run.note(
+                f"{len(struck)} x {kind}, {len(waits)} turns hit: to the next event median "
+                f"{statistics.median(waits):.1f} s, worst {max(waits):.1f} s"
+            )
+
+
+# ----------------------------------------------------------------------------------------- rolling restart
+
+
+async def rolling(run: Run, amount: Amount) -> None:
+    """All workers restarted one after the other, while so many turns run."""
+    rate = 2.0
+    tokens = int(rate * 45 * len(run.house.workers))  # longer than all restarts take
+    tabs: list[Tab] = []
+    for first in range(0, amount.turns, TALKERS):
+        count = min(TALKERS, amount.turns - first)
+        tabs += await asyncio.gather(*(run.tab(run.chance.choice(run.house.workers)) for _ in range(count)))
+    said = await asyncio.gather(*(run.say(tab, tokens, rate) for tab in tabs))
+    await asyncio.gather(*(speech.tab.until_text(speech.turn, 40, 120) for speech in said))
+    began = time.time()
+    for worker in run.house.workers:
+        worker.end()
+        await worker.ended(90)
+        await worker.start(look.worker_id)
+    ended = time.time()
+    running = sum(speech.turn not in speech.tab.view.ended for speech in said)
+    run.expect(running > amount.turns / 2, f"only {running} of {amount.turns} turns still ran after the restarts")
+    gaps = sorted(gap for speech in said if (gap := _longest_gap(speech.tab, began, ended)) is not None)
+    await asyncio.gather(*(speech.tab.until_ended(speech.turn, 300) for speech in said))
+    over = sum(gap > WAITS_MOST_S for gap in gaps)
+    run.note(
+        f"{len(gaps)} turns through {len(run.house.workers)} restarts in {ended - began:.0f} s: longest gap between "
+        f"events median {statistics.median(gaps):.1f} s, worst {gaps[-1]:.1f} s, over {WAITS_MOST_S:g} s: {over}"
+    )
+    run.expect(not over, f"{over} of {len(gaps)} waited over {WAITS_MOST_S:g} s for the next event")
+
+
+def _longest_gap(tab: Tab, since: float, until: float) -> float | None:
+    """Between two things that the chat showed, in seconds."""
+    times = [
+        seen.at
+        for connection in tab.record.connections
+        for seen in connection.seen
+        if since <= seen.at <= until and (seen.frame["type"] == "snapshot" or seen.frame["type"] not in NOT_EVENTS)
+    ]
+    return max((b - a for a, b in zip(times, times[1:], strict=False)), default=None)
+
+
+# -------------------------------------------------------------------------------------------------- churn
+
+
+async def churn(run: Run, amount: Amount) -> None:
+    """Sockets come, some talk, and go, with and without a close frame; memory, descriptors and keys are noted."""
+    chats = [run.fresh_chat() for _ in range(CHURNED_CHATS)]
+    ends = time.monotonic() + amount.minutes * 60
+    visits: set[asyncio.Task] = set()
+    failed: list[str] = []
+    seen = 0
+    curve = run.spawn(_sample(run, ends))
+    while time.monotonic() < ends:
+        if len(visits) < 4 * CONNECTS_A_SECOND:
+            visit = asyncio.create_task(_visit(run, run.chance.choice(chats), failed))
+            visits.add(visit)
+            visit.add_done_callback(visits.discard)
+            seen += 1
+        await asyncio.sleep(1 / CONNECTS_A_SECOND)
+    await asyncio.gather(*visits)
+    points = await curve
+    run.expect(not failed, f"{len(failed)} visits failed: {failed[:3]}")
+    run.note(f"{seen} visits")
+    for name in points[0]:
+        run.note(f"{name}: {_curve([values[name] for values in points])}")
+
+
+def _curve(values: list[float]) -> str:
+    """A dozen points of it, and how its last third compares with the one before."""
+    third = max(1, len(values) // 3)
+    last, before = statistics.mean(values[-third:]), statistics.mean(values[-2 * third : -third] or values[:1])
+    shown = " ".join(f"{value:,.0f}" for value in values[:: max(1, len(values) // 12)])
+    return f"{shown} (last third {last / max(1.0, before):.2f} x the one before)"
+
+
+async def _visit(run: Run, chat: str, failed: list[str]) -> None:
+    try:
+        tab = await run.tab(run.chance.choice(run.house.workers), chat)
+        if run.chance.random() < 0.1:
+            id_ = run.fresh_id()
+            await tab.ask_once("say", 10, id=id_, text=run.words(20, id_, rate=100))
+        await run.pause(0, 2)
+        if run.chance.random() < 0.5:
+            tab.stays_away = True
+            tab.cut()
+        await tab.close()
+        if tab.fault:
+            failed.append(tab.fault)
+        run.tabs.remove(tab)  # 50 a second; what each saw its own view has looked at
+    except Exception as error:
+        failed.append(repr(error))
+
+
+async def _sample(run: Run, ends: float) -> list[dict[str, float]]:
+    points = []
+    while time.monotonic() < ends:
+        with run.house.store.client() as store:
+            values: dict[str, float] = {"keys": await run.call(store.dbsize)}
+        for worker in run.house.workers:
+            values[f"{worker.name} MiB"] = worker.memory() / 2**20
+            values[f"{worker.name} descriptors"] = worker.count_descriptors()
+        points.append(values)
+        await asyncio.sleep(min(SAMPLE_S, max(0.0, ends - time.monotonic())))
+    return points
+
+
+SIEGES: dict[str, Callable[[Run, Amount], Awaitable[None]]] = {"kills": kills, "rolling": rolling, "churn": churn}
