@@ -3,7 +3,10 @@
 Each may be set by an environment variable `HEADRACE_<NAME>`; the defaults are those of the wire contract.
 """
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,6 +117,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # workers
     beat_s: float = 3
     dead_after_s: float = 10
+    loop_stands_s: Annotated[float, Meta(ge=0, le=86400)] = 30  # then the process ends, its stacks in the log; 0: never
     sweep_s: float = 3
     sweep_rows: int = 200  # of each kind in one sweep, in no order: who is put off stands before nobody
     chats_ended_at_once: int = 50  # of a deleted flow, in one transaction
