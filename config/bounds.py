@@ -67,7 +67,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     logins_kept_s: float = 90 * 86400  # since somebody logged in, however often he refreshed it: then once more
     pdfs_at_once: int = 2  # read by a process: each may take 512 MiB and a core for seconds
     checks_at_once: int = 2  # of graphs, by a process
-    exports_at_once: int = 1  # of chats, by a process: each holds the whole chat
+    exports_at_once: int = 8  # of chats, by a process, until they are read: each holds some pages
+    export_page_bytes: int = 256 * 1024  # read and sent at a time; one message may be larger
+    export_s: float = 600  # that its reader may take
     page_bytes: int = 4 * 1024 * 1024  # of a page of messages; one message may be larger
     requests_waiting: int = 20  # behind those of each kind
     request_wait_s: float = 5

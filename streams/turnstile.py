@@ -1,14 +1,23 @@
-"""Threads that take turns at work which costs a good part of a core or much memory, so that streams keep theirs."""
+"""Turns at work which costs a good part of a core or much memory, so that streams keep theirs."""
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from streams.errors import WireError
 
 
+class Place:
+    """One inside, until `leave` is called, or nobody holds it any more: an answer may be dropped before it is sent."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self.leave = weakref.finalize(self, leave)  # once, however often it is called
+        self.leave.atexit = False
+
+
 class Turnstile:
-    """`bounds()`: how many threads of this process are inside, how many wait behind them, and how long (seconds).
+    """`bounds()`: how many of this process are inside, how many wait behind them, and how long (seconds).
 
     Who comes beyond that is refused with `code` and `text`.
     """
@@ -18,18 +27,26 @@ class Turnstile:
         self._free = threading.Condition()
         self._inside = self._waiting = 0
 
-    @contextmanager
-    def take(self) -> Iterator[None]:
+    def enter(self) -> Place:
         """Raises WireError: too many wait already, or this one has waited long enough."""
         with self._free:
             self._wait()
             self._inside += 1
+        return Place(self._leave)
+
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        """As `enter`, for the time of a block."""
+        place = self.enter()
         try:
             yield
         finally:
-            with self._free:
-                self._inside -= 1
-                self._free.notify()
+            place.leave()
+
+    def _leave(self) -> None:
+        with self._free:
+            self._inside -= 1
+            self._free.notify()
 
     def _wait(self) -> None:
         at_once, waiting, wait_s = self._bounds()

@@ -42,7 +42,7 @@ from tests.server import ROOT, environment, manage
             "HEADRACE_PRIVATE_PROVIDERS is not a setting; did you mean HEADRACE_ALLOW_PRIVATE_PROVIDERS?",
         ),
         ("HEADRACE_DEAD_AFTER_S", "5", "HEADRACE_DEAD_AFTER_S is 5 and HEADRACE_BEAT_S is 3; the first must be"),
-        ("HEADRACE_LOOP_STANDS_S", "5", "HEADRACE_LOOP_STANDS_S is 5 and HEADRACE_DEAD_AFTER_S is 10; the first must be"),
+        ("HEADRACE_LOOP_STANDS_S", "5", "HEADRACE_LOOP_STANDS_S is 5 and HEADRACE_DEAD_AFTER_S is 10; the first"),
         ("HEADRACE_LOOP_STANDS_S", "-1", "HEADRACE_LOOP_STANDS_S is '-1'; it must be a number from 0 to 86400."),
         ("HEADRACE_LOOP_STANDS_S", "nan", "HEADRACE_LOOP_STANDS_S is 'nan'; it must be a number from 0 to 86400."),
         ("HEADRACE_LOOP_STANDS_S", "inf", "HEADRACE_LOOP_STANDS_S is 'inf'; it must be a number from 0 to 86400."),
