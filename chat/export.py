@@ -8,7 +8,7 @@ import asyncio
 import functools
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -78,33 +78,44 @@ class _Content:
         self._place, self._abort = place, abort
         self._until = time.monotonic() + settings.HEADRACE.export_s
         self._first: bytes | None = None
-        self._chunks = self._send()
+        self._has_ended = False
 
     async def begin(self) -> None:
         """Its head and the first page, which says that the database answers."""
         self._first = self._form.head + await self._page(database.read)
+        # Who leaves meanwhile leaves an answer that nobody sends, and nobody closes.
+        asyncio.get_running_loop().call_later(settings.HEADRACE.send_timeout_s, self._leave_unsent)
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._chunks
+    def _leave_unsent(self) -> None:
+        if self._first is not None:
+            self.close()
 
     def close(self) -> None:
         self._place.leave()
-        async_to_sync(self._end)()
 
-    async def _end(self) -> None:
-        await self._chunks.aclose()
+    def __aiter__(self) -> "_Content":
+        return self
 
-    async def _send(self) -> AsyncIterator[bytes]:
-        first, self._first = self._first, None
+    async def __anext__(self) -> bytes:
         try:
-            yield first
-            while page := await self._page(self._read):
-                yield self._form.between + page
-            yield self._form.end
+            return await self._next()
+        except BaseException:
+            self.close()
+            raise
+
+    async def _next(self) -> bytes:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        if self._has_ended:
+            raise StopAsyncIteration
+        try:
+            page = await self._page(self._read)
         except WireError as error:
             await self._cut(error)
-        finally:
-            self._place.leave()
+            raise
+        self._has_ended = not page
+        return self._form.between + page if page else self._form.end
 
     async def _page(self, read: Callable[..., Any]) -> bytes:
         """The next; empty: there is none."""
@@ -126,11 +137,12 @@ class _Content:
             raise WireError("slow_reader") from None
 
     async def _cut(self, error: WireError) -> None:
+        """Drop the connection, where the server can; else the error does."""
+        self.close()
         log.warning("export_cut", chat=str(self._chat), code=error.code)
         if self._abort is not None:
             self._abort()
             await asyncio.sleep(CUT_S)  # cancelled as soon as the connection is seen as gone
-        raise error
 
 
 # --------------------------------------------------------------------------------------------------- as JSON

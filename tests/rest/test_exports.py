@@ -1,6 +1,7 @@
 """Chats as files: what is in them, page by page the same as at once, and what of it a process holds."""
 
 import asyncio
+import threading
 import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -191,18 +192,15 @@ def test_so_many_are_exported_at_once(api: Make, make_flow: MakeFlow, settings: 
     second = anna.get(f"chats/{chat.id}/export/?as=json")
     assert second.status_code == 200
     second.close()  # or dropped
-    assert anna.get(f"chats/{chat.id}/export/?as=json").status_code == 200
+    body_of(anna.get(f"chats/{chat.id}/export/?as=json"))
+    assert not chat_api._exports._inside
 
 
-def test_a_place_that_nobody_holds_is_free() -> None:
-    turnstile = Turnstile(lambda: (1, 0, 0), "busy", "")
-    place = turnstile.enter()
-    with pytest.raises(WireError):
-        turnstile.enter()
-    del place
-    held = turnstile.enter()
-    held.leave()
-    held.leave()
+def test_a_place_is_given_back_once() -> None:
+    turnstile = Turnstile(lambda: (2, 0, 0), "busy", "")
+    place, _other = turnstile.enter(), turnstile.enter()
+    place.leave()
+    place.leave()
     with turnstile.take(), pytest.raises(WireError):
         turnstile.enter()
     assert turnstile.enter()
@@ -225,27 +223,45 @@ async def big_chat(anna: Remote) -> str:
 
 
 async def none_is_inside() -> None:
-    await until(lambda: chat_api._exports._inside == 0, what="the place is given back")
+    await until(lambda: not chat_api._exports._inside, what="the place is given back")
 
 
 async def test_reading_ends_with_the_reader(anna: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     chat, ended = await big_chat(anna), []
 
-    async def send(content: Any, plain: Any = export._Content._send) -> Any:
-        try:
-            async for chunk in plain(content):
-                yield chunk
-        finally:
-            ended.append(True)
+    def close(content: Any, plain: Any = export._Content.close) -> None:
+        plain(content)
+        ended.append(content)
 
-    monkeypatch.setattr(export._Content, "_send", send)
+    monkeypatch.setattr(export._Content, "close", close)
     async with anna.http.get(f"{anna.url}/api/chats/{chat}/export/?as=json") as response:
         assert response.status == 200
         await response.content.readexactly(1000)
-        assert chat_api._exports._inside == 1 and not ended
+        assert len(chat_api._exports._inside) == 1 and not ended
         response.close()
     await none_is_inside()
-    await until(lambda: ended, what="nothing more is read")
+    assert ended and not ended[0]._has_ended  # it was not read to its end for nobody
+
+
+async def test_who_leaves_before_the_answer_has_begun_takes_no_place(
+    anna: Remote, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = await chat_with(anna, HELLO)
+    bounds(settings, send_timeout_s=0.2, command_hop_s=30)
+    reads, go_on = threading.Event(), threading.Event()
+
+    def slow(*args: Any, plain: Any = export.tree) -> Any:
+        reads.set()
+        assert go_on.wait(20)
+        return plain(*args)
+
+    monkeypatch.setattr(export, "tree", slow)
+    asking = asyncio.create_task(anna("GET", f"chats/{chat}/export/?as=json"))
+    await until(reads.is_set, what="the first page is read")
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    go_on.set()
+    await none_is_inside()
 
 
 async def test_what_fails_before_the_first_page_is_an_error_as_any(
