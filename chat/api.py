@@ -8,7 +8,7 @@ import msgspec
 from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.db.models import Q
-from django.http import HttpResponse
+from django.http import StreamingHttpResponse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 from rest_framework import serializers
@@ -30,6 +30,7 @@ from chat.turns.manager import ask_manager
 from chat.turns.nodes import Nodes
 from chat.turns.states import ACTIVE, TurnState
 from flows import store as flows
+from streams import sse
 from streams.clock import stamp
 from streams.errors import WireError
 from streams.turnstile import Turnstile
@@ -150,13 +151,14 @@ _exports = Turnstile(_bounds, "busy", gettext_noop("Too many chats are exported 
 class ExportView(ChatAPIView):
     """The chat as a file: `?as=md` the branch that is shown, `?as=json` the whole tree."""
 
-    def get(self, request: Request, ref: str) -> HttpResponse:
+    def get(self, request: Request, ref: str) -> StreamingHttpResponse:
         chat = own_chat(request.auth, ref)
         form = request.query_params.get("as", "md")
         if form not in export.FORMS:
             raise WireError("validation_error", fields={"as": _("This must be md or json.")})
-        with _exports.take():
-            return export.as_file(chat, form)
+        scope = getattr(request._request, "scope", {})
+        abort = scope.get("extensions", {}).get(sse.EXTENSION, {}).get("abort")
+        return export.as_file(chat, form, _exports.enter(), abort)
 
 
 class MessagesView(ChatAPIView):

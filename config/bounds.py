@@ -3,7 +3,10 @@
 Each may be set by an environment variable `HEADRACE_<NAME>`; the defaults are those of the wire contract.
 """
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,7 +67,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     logins_kept_s: float = 90 * 86400  # since somebody logged in, however often he refreshed it: then once more
     pdfs_at_once: int = 2  # read by a process: each may take 512 MiB and a core for seconds
     checks_at_once: int = 2  # of graphs, by a process
-    exports_at_once: int = 1  # of chats, by a process: each holds the whole chat
+    exports_at_once: int = 8  # of chats, by a process, until they are read: each holds some pages
+    export_page_bytes: int = 256 * 1024  # read and sent at a time; one message may be larger
+    export_s: float = 600  # that its reader may take
     page_bytes: int = 4 * 1024 * 1024  # of a page of messages; one message may be larger
     requests_waiting: int = 20  # behind those of each kind
     request_wait_s: float = 5
@@ -114,6 +119,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # workers
     beat_s: float = 3
     dead_after_s: float = 10
+    loop_stands_s: Annotated[float, Meta(ge=0, le=86400)] = 30  # then the process ends, its stacks in the log; 0: never
     sweep_s: float = 3
     sweep_rows: int = 200  # of each kind in one sweep, in no order: who is put off stands before nobody
     chats_ended_at_once: int = 50  # of a deleted flow, in one transaction

@@ -251,7 +251,8 @@ def _convert(variable: str, value: str, hint: Any) -> Any:
         converted = msgspec.convert(value, hint, strict=False)
     except msgspec.ValidationError:
         converted = None
-    if converted is None or (variable.startswith(BOUND_PREFIX) and plain in {int, float} and not converted > 0):
+    is_bound = variable.startswith(BOUND_PREFIX) and plain in {int, float}
+    if converted is None or (is_bound and meta.ge is None and not converted > 0):
         raise SettingsError(f"{variable} is {value!r}; it must be {_right(plain, meta, variable)}.")
     return converted
 
@@ -265,12 +266,11 @@ def _take_apart(hint: Any) -> tuple[Any, Meta]:
 
 
 def _right(plain: Any, meta: Meta, variable: str) -> str:
-    if plain is int and meta.ge is not None:
-        return (
-            f"a whole number from {meta.ge} to {meta.le}" if meta.le is not None else f"a whole number from {meta.ge}"
-        )
     if plain in {int, float}:
-        return "a whole number above 0" if plain is int else "a number above 0"
+        number = "a whole number" if plain is int else "a number"
+        if meta.ge is None:
+            return f"{number} above 0"
+        return f"{number} from {meta.ge}" + (f" to {meta.le}" if meta.le is not None else "")
     return (meta.description or f"a value that {variable} can take").rstrip(".")
 
 
@@ -355,6 +355,11 @@ def _check_bounds(bounds: Bounds) -> None:
         raise SettingsError(
             f"HEADRACE_DEAD_AFTER_S is {bounds.dead_after_s:g} and HEADRACE_BEAT_S is {bounds.beat_s:g}; "
             "the first must be at least twice the second, or one late beat makes a worker dead."
+        )
+    if 0 < bounds.loop_stands_s < bounds.dead_after_s:
+        raise SettingsError(
+            f"HEADRACE_LOOP_STANDS_S is {bounds.loop_stands_s:g} and HEADRACE_DEAD_AFTER_S is {bounds.dead_after_s:g}; "
+            "the first must be 0 or at least the second, or a worker ends that the others still believe in."
         )
     if bounds.places_kept_s < 2 * bounds.places_every_s:
         raise SettingsError(

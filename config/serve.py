@@ -25,6 +25,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
+from config import watchdog
 from streams import frames, sse
 
 CLOSE_GRACE_S = 2.0  # what a peer has to take the close frame of a pump that gave it up
@@ -320,15 +321,18 @@ class HttpProtocol(Watched, HttpToolsProtocol):
 class Server(uvicorn.Server):
     """uvicorn's server; it drains the chats before it closes anything. A second Ctrl-C ends the wait."""
 
-    def __init__(self, config: uvicorn.Config, life: int | None = None) -> None:
+    def __init__(self, config: uvicorn.Config, life: int | None = None, is_watched: bool = False) -> None:
         super().__init__(config)
         self.life = life  # descriptor of the supervisor's pipe
+        self.is_watched = is_watched  # this process ends when its loop stands
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         calm_collector()
         if self.life is not None:  # ends when the supervisor does, however it does
             asyncio.get_running_loop().add_reader(self.life, self._supervisor_has_gone)
+        if self.is_watched:
+            watchdog.Watchdog(settings.HEADRACE.loop_stands_s).start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         from chat.turns import manager
@@ -414,7 +418,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve_alone(listener: socket.socket, life: int | None = None) -> int:
     """Serve in this process until told to end. Returns the exit status."""
-    server = Server(server_config(), life)
+    server = Server(server_config(), life, is_watched=True)
     try:
         server.run(sockets=[listener])
     except SystemExit:  # uvicorn's way to say that the start failed; why is in the log
@@ -425,8 +429,9 @@ def serve_alone(listener: socket.socket, life: int | None = None) -> int:
 def supervise(listener: socket.socket, count: int) -> None:
     """Keep `count` worker processes on `listener` until told to end.
 
-    A worker that dies is replaced, `worker_deaths` times within a while; then raises ServeError. If this process is
-    killed its workers see the end of the life pipe and drain by themselves.
+    A worker that dies is replaced, `worker_deaths` times within a while; then raises ServeError. One that its watchdog
+    has ended had lived, so it is replaced however often. If this process is killed its workers see the end of the life
+    pipe and drain by themselves.
     """
     bounds = settings.HEADRACE
     life, held = os.pipe()
@@ -441,8 +446,9 @@ def supervise(listener: socket.socket, count: int) -> None:
             if worker.poll() is None or end:
                 continue
             log.error("worker_died", worker_pid=worker.pid, status=worker.returncode)
-            deaths.append(time.monotonic())
-            while deaths[0] < deaths[-1] - bounds.worker_deaths_within_s:
+            if worker.returncode != watchdog.STATUS:
+                deaths.append(time.monotonic())
+            while deaths and deaths[0] < deaths[-1] - bounds.worker_deaths_within_s:
                 deaths.popleft()
             if len(deaths) > bounds.worker_deaths:
                 break

@@ -72,6 +72,12 @@ ProcessCollector(registry=registry)  # memory, processor time, open files
 
 about = Info("headrace_worker", "This process: its version, and whether it runs turns.", registry=registry)
 
+loop_delay = LoopHistogram(
+    "headrace_loop_delay_seconds",
+    "From asking the event loop for a beat, each second or oftener, to its coming: how long everything waits there.",
+    DELAYS_S,
+)
+
 # sockets
 sockets = Gauge("headrace_sockets", "Sockets and event streams that are open.", ["door"], registry=registry)
 socket_closes = Counter(

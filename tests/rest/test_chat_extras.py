@@ -1,4 +1,4 @@
-"""Undoing a deletion, feedback, and chats as files."""
+"""Undoing a deletion, and feedback."""
 
 from collections.abc import Callable
 from typing import Any
@@ -69,23 +69,3 @@ def test_feedback_that_does_not_fit(api: Make, make_flow: MakeFlow, body: dict[s
     answer = say(chat, "hello", role="assistant")
     response = anna.request("PUT", f"/api/messages/{answer.id}/feedback/", body)
     assert code_of(response) == (400, "validation_error")
-
-
-def test_a_chat_is_exported_as_the_branch_that_is_shown_or_as_the_whole_tree(api: Make, make_flow: MakeFlow) -> None:
-    anna, bert = api("anna"), api("bert")
-    chat = new_chat(anna.user, make_flow(anna.user, "Guide"), 'Of "mills"\r\nX-Evil: 1')
-    first = say(chat, "first", age_s=30)
-    left = say(chat, "**left**", first.id, "assistant", age_s=20)
-    say(chat, "right", first.id, "assistant", age_s=10)
-    Chat.objects.filter(id=chat.id).update(head=left.id)
-    text = anna.get(f"chats/{chat.id}/export/")
-    assert text["Content-Type"] == "text/markdown; charset=utf-8"
-    assert text["Content-Disposition"] == 'attachment; filename="Of-mills-X-Evil-1.md"'
-    assert text["X-Content-Type-Options"] == "nosniff"
-    body = text.content.decode()
-    assert body.index("first") < body.index("**left**") and "right" not in body and "Guide" in body
-    tree = anna.get(f"chats/{chat.id}/export/?as=json").json()
-    assert [row["parts"][0]["text"] for row in tree["messages"]] == ["first", "**left**", "right"]
-    assert tree["head"] == str(left.id)
-    assert code_of(anna.get(f"chats/{chat.id}/export/?as=pdf")) == (400, "validation_error")
-    assert code_of(bert.get(f"chats/{chat.id}/export/")) == (404, "not_found")

@@ -16,7 +16,6 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import User
-from chat import api as chat_api
 from chat import shapes
 from chat.models import Chat, Command, Message, Turn
 from flows.models import Flow
@@ -229,15 +228,6 @@ def test_a_page_of_messages_is_bounded_in_bytes_too(api: Make, make_flow: MakeFl
         found.append([row["parts"][0]["text"][0] for row in shown["results"]])
         path = (shown["next"] or "").partition("/api/")[2]
     assert found == [["0", "1"], ["2", "3"], ["4"]]
-
-
-def test_chats_are_exported_one_after_the_other(api: Make, make_flow: MakeFlow, settings: Any) -> None:
-    anna = api("anna")
-    chat = new_chat(anna.user, make_flow(anna.user))
-    settings.HEADRACE = msgspec.structs.replace(settings.HEADRACE, requests_waiting=0)
-    with chat_api._exports.take():
-        assert code_of(anna.get(f"chats/{chat.id}/export/?as=json")) == (429, "busy")
-    assert anna.get(f"chats/{chat.id}/export/?as=json").status_code == 200
 
 
 def test_a_branch_may_end_in_an_answer_that_is_being_written(api: Make, make_flow: MakeFlow) -> None:

@@ -8,7 +8,7 @@ import uvloop
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from config import serve, startup
+from config import serve, startup, watchdog
 
 
 class Command(BaseCommand):
@@ -39,6 +39,7 @@ async def work() -> None:
     await manager.start()
     try:
         serve.calm_collector()
+        watchdog.Watchdog(settings.HEADRACE.loop_stands_s).start()
         await told.wait()
         draining = asyncio.create_task(manager.drain())
         loop.add_signal_handler(signal.SIGINT, draining.cancel)
