@@ -24,7 +24,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 KEPT = 10_000  # entries of a stream
-WAIT_MS = 5_000
+WAIT_MS = 2_000  # less than the 5 s after which the client gives up a reply
 
 _store = redis.asyncio.Redis.from_url(settings.REDIS_ADDRESS(), max_connections=20_000)
 _answers: set[asyncio.Task] = set()
