@@ -51,7 +51,7 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):
             async for token in tokens_of(said):
                 tokens.append(token)
                 await self.channel_layer.group_send(self.group, {"type": "chat.delta", "text": token})
-        except asyncio.CancelledError:  # by `stop`, or because the worker ends: what there is, is saved
+        except asyncio.CancelledError:  # by `stop`: what there is, is saved
             state = "stopped"
         except Exception:
             log.exception("an answer failed")

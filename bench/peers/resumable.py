@@ -65,8 +65,6 @@ async def _answer(chat: str, said: str, turn: str) -> None:
         async for token in tokens_of(said):
             tokens.append(token)
             await _store.xadd(chat, {"type": "delta", "text": token}, maxlen=KEPT)
-    except asyncio.CancelledError:  # the worker ends: what there is, is saved
-        state = "stopped"
     except Exception:
         log.exception("an answer failed")
         state = "error"
