@@ -26,7 +26,8 @@ help:
 	@echo "make test    all tests; STORES=real: those that differ, on PostgreSQL and Redis; SERVER=daphne: sockets on it"
 	@echo "make lint    style, import contracts, migrations, documents"
 	@echo "make bench   measurements; ROW=<name> for one"
-	@echo "make faults  twenty faults on real workers, and what held; ONLY=<number> for one, RUNS=<k> of each;"
+	@echo "make faults  twenty faults on real workers, and what held, beside what two peers lose (PEERS=off: without);"
+	@echo "             ONLY=<number> for one, RUNS=<k> of each;"
 	@echo "             SIEGE=kills, rolling (TURNS=<n>) or churn (MINUTES=<n>): long runs on three workers"
 
 $(PY):
@@ -89,6 +90,7 @@ bench: $(DEV_STAMP)
 
 faults: $(DEV_STAMP)
 	@$(PY) -m faults $(if $(SIEGE),--siege $(SIEGE) --workers 3) $(if $(TURNS),--turns $(TURNS)) \
+		$(if $(filter off,$(PEERS)),--no-peers) \
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY)) $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))
 
 # A browser for the tests of the pages: the system's, else Playwright's, else those tests say that they need one.

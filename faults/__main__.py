@@ -1,6 +1,7 @@
 """`python -m faults [--only N] [--runs K] [--seed S]`: the faults on real workers, and whether the invariants held.
 
-`--siege kills|rolling|churn`: a long run instead of the faults.
+Beside them what two peers lose under the same (`--no-peers`: without). `--siege kills|rolling|churn`: a long run
+instead of the faults.
 """
 
 import argparse
@@ -8,19 +9,20 @@ import asyncio
 import functools
 import os
 import signal
-import statistics
 import sys
 import traceback
 from typing import TYPE_CHECKING
 
 from faults.house import House
-from faults.invariants import INVARIANTS, check
+from faults.invariants import check
+from faults.peers.house import NAMES, Peer
+from faults.table import line, line_of_peer, table
 
 if TYPE_CHECKING:
+    from faults.peers.tally import Tally
     from faults.run import Result
     from faults.twenty import Fault
 
-SHOWN = 8  # of what an invariant found wrong
 RUN_S = 420.0
 SIEGE_S = 7200.0
 
@@ -35,6 +37,9 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--herd", type=int, default=200, help="clients that come back at once (fault 10)")
     parser.add_argument("--quick", action="store_true", help="beats and sweeps in fractions of a second")
+    parser.add_argument(
+        "--peers", action=argparse.BooleanOptionalAction, default=True, help="the same on two peers, to compare"
+    )
     parser.add_argument("--siege", choices=("kills", "rolling", "churn"), help="a long run instead of the faults")
     parser.add_argument("--turns", type=int, default=1000, help="of the sieges kills and rolling")
     parser.add_argument("--minutes", type=float, default=30.0, help="of the siege churn")
@@ -47,28 +52,82 @@ def main() -> int:
 async def _all(chosen: argparse.Namespace) -> int:
     house = House(max(2, chosen.workers), chosen.quick)
     house.herd = chosen.herd
+    peers: list[Peer] = []
     try:
         await house.open()
-        from faults.twenty import TWENTY  # it looks at rows: Django must be set up
-
         print(f"{len(house.workers)} workers, {'PostgreSQL' if house.is_postgres else 'SQLite'}, {house.directory}")
         if chosen.siege:
             return 0 if await _siege(house, chosen) else 1
-        results: dict[int, list[Result]] = {}
-        for number in chosen.only or sorted(TWENTY):
-            fault = TWENTY[number]
-            reason = fault.left_out(house)
-            if reason:
-                print(f"{number:2} {fault.title}: left out: {reason}", flush=True)
-                continue
-            for nth in range(chosen.runs):
-                result = await _once(house, fault, chosen.seed + nth)
-                results.setdefault(number, []).append(result)
-                print(_line(fault, chosen.seed + nth, result), flush=True)
-        print("\n" + table([TWENTY[number] for number in results], results))
-        return 0 if all(result.has_held for runs in results.values() for result in runs) else 1
+        if chosen.peers:
+            peers += [Peer(name, chosen.quick, house.model) for name in NAMES]
+            await _open(peers, chosen.herd)
+        return 0 if await _faults(house, peers, chosen) else 1
     finally:
-        await house.close(keep=chosen.keep)
+        for site in (*peers, house):
+            await site.close(keep=chosen.keep)
+
+
+async def _open(peers: list[Peer], herd: int) -> None:
+    for peer in peers:
+        peer.herd = herd
+        await peer.open()
+
+
+async def _faults(house: House, peers: list[Peer], chosen: argparse.Namespace) -> bool:
+    """True: all held, and what the peers lost was counted."""
+    from faults.peers.twenty import NOT_FOR_PEERS
+    from faults.twenty import TWENTY  # it looks at rows: Django must be set up
+
+    results: dict[int, list[Result]] = {}
+    tallies: dict[str, dict[int, list[Tally | None]]] = {peer.name: {} for peer in peers}
+    for number in chosen.only or sorted(TWENTY):
+        fault = TWENTY[number]
+        reason = fault.left_out(house)
+        if reason:
+            print(f"{number:2} {fault.title}: left out: {reason}", flush=True)
+            continue
+        for seed in range(chosen.seed, chosen.seed + chosen.runs):
+            result = await _once(house, fault, seed)
+            results.setdefault(number, []).append(result)
+            print(line(fault, seed, result), flush=True)
+            if peers and number in NOT_FOR_PEERS:
+                print(f"     peers: {NOT_FOR_PEERS[number]}", flush=True)
+                continue
+            counted = await asyncio.gather(*(_once_on(peer, number, seed) for peer in peers))
+            for peer, tally in zip(peers, counted, strict=True):
+                tallies[peer.name].setdefault(number, []).append(tally)
+    print("\n" + table([TWENTY[number] for number in results], results, tallies))
+    has_held = all(result.has_held for runs in results.values() for result in runs)
+    return has_held and None not in [tally for runs in tallies.values() for some in runs.values() for tally in some]
+
+
+async def _once_on(peer: Peer, number: int, seed: int) -> "Tally | None":
+    """One run of one fault on a peer. Null: the harness failed, and nothing may be told of the peer."""
+    from faults.peers.run import PeerRun
+    from faults.peers.twenty import TWENTY
+
+    run = None
+    try:
+        async with asyncio.timeout(RUN_S):
+            await peer.heal()
+            run = PeerRun(peer, number * 1000 + seed)
+            try:
+                await TWENTY[number](run)
+            except TimeoutError as error:
+                if run.hit_at is None:
+                    raise
+                run.note(str(error))  # what the peer did not do after the fault
+            await peer.heal()
+            tally = await run.tally()
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        print(f"     {peer.name}: could not be counted: {error!r} ({where.filename}:{where.lineno})", flush=True)
+        return None
+    finally:
+        if run is not None:
+            await run.close()
+    print(line_of_peer(peer.name, tally), flush=True)
+    return tally
 
 
 async def _siege(house: House, chosen: argparse.Namespace) -> bool:
@@ -77,9 +136,9 @@ async def _siege(house: House, chosen: argparse.Namespace) -> bool:
 
     amount = sieges.Amount(turns=chosen.turns, minutes=chosen.minutes)
     do = functools.partial(sieges.SIEGES[chosen.siege], amount=amount)
-    siege = Fault(0, chosen.siege, "", do, lambda house: "")
+    siege = Fault(0, chosen.siege, "", do, lambda site: "")
     result = await _once(house, siege, chosen.seed, SIEGE_S)
-    print(_line(siege, chosen.seed, result), flush=True)
+    print(line(siege, chosen.seed, result), flush=True)
     return result.has_held
 
 
@@ -108,32 +167,6 @@ async def _once(house: House, fault: "Fault", seed: int, within_s: float = RUN_S
     finally:
         await run.close()
     return run.result(wrong)
-
-
-def _line(fault: "Fault", seed: int, result: "Result") -> str:
-    said = "held" if result.has_held else "NOT HELD"
-    out = [f"{fault.number:2} {fault.title}, seed {seed}: {said} ({result.took_s:.0f} s) {'; '.join(result.notes)}"]
-    for name, found in result.wrong.items():
-        out += [f"     {name}: {text}" for text in found[:SHOWN]]
-        out += [f"     {name}: and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-    return "\n".join(out)
-
-
-def table(faults: list["Fault"], results: dict[int, list["Result"]]) -> str:
-    """Markdown: what was done, what held, how long clients heard nothing new."""
-    out = [
-        "| | fault | aimed at | runs | invariants held | to the next event: median | worst |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for fault in faults:
-        runs = results[fault.number]
-        broken = sorted({name for result in runs for name, found in result.wrong.items() if found})
-        held = sum(result.has_held for result in runs)
-        said = f"{len(INVARIANTS)} of {len(INVARIANTS)}" if not broken else f"**not** {', '.join(broken)} ({held} runs)"
-        waits = [wait for result in runs for wait in result.waits]
-        times = (f"{statistics.median(waits):.1f} s", f"{max(waits):.1f} s") if waits else ("", "")
-        out.append(f"| {fault.number} | {fault.title} | {fault.aim} | {len(runs)} | {said} | {times[0]} | {times[1]} |")
-    return "\n".join(out)
 
 
 if __name__ == "__main__":

@@ -102,11 +102,8 @@ class Tab:
             await asyncio.sleep(random.uniform(1, 10) * PAUSE_S)
 
     async def _connect(self, door: str) -> None:
-        address = f"ws://{door}/chat/{self._flow}?chat_id={self.chat}"
-        if self.view.has_begun and not self.fault:
-            address += f"&epoch={self.view.epoch}&seq={self.view.seq}"
         async with connect(
-            address,
+            self.address(door),
             additional_headers={"Authorization": f"Bearer {self._token}"},
             create_connection=functools.partial(_Recording, tab=self, door=door),
             compression=None,
@@ -118,12 +115,22 @@ class Tab:
             ping_interval=None,
         ) as connection:
             self.connection, record = connection, connection.record
+            await self.arrived(door)
             try:
                 while True:
                     await connection.recv()
             except ConnectionClosed as closed:
                 record.is_clean = closed.rcvd is not None
                 record.code = closed.rcvd.code if closed.rcvd else None
+
+    def address(self, door: str) -> str:
+        address = f"ws://{door}/chat/{self._flow}?chat_id={self.chat}"
+        if self.view.has_begun and not self.fault:
+            address += f"&epoch={self.view.epoch}&seq={self.view.seq}"
+        return address
+
+    async def arrived(self, door: str) -> None:
+        """What a client asks for besides, once it has a connection. An OSError gives that connection up."""
 
     def took(self, frame: Json, connection: Connection) -> None:
         """A frame came."""

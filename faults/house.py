@@ -109,7 +109,10 @@ class Store:
 
 
 class Worker:
-    """One `manage.py serve`. `id`: of the worker's row; a restart has another. `ids`: all that it had."""
+    """One process that serves. `id`: of the worker's row; a restart has another."""
+
+    command = ["manage.py", "serve"]
+    ready = "/readyz"
 
     def __init__(self, name: str, log: Path) -> None:
         self.name = name
@@ -139,7 +142,7 @@ class Worker:
     async def start(self, id_of: Callable[[int], str | None], **more: str) -> None:
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - it takes milliseconds
-                [sys.executable, "manage.py", "serve"],
+                [sys.executable, *self.command],
                 cwd=ROOT,
                 env=self.env | more,
                 stdout=output,
@@ -160,7 +163,7 @@ class Worker:
 
     def is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2):
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{self.ready}", timeout=2):
                 return True
         except (urllib.error.URLError, OSError):
             return False
@@ -215,14 +218,13 @@ class Worker:
         return found
 
 
-class House:
-    """All of it. `look` (faults.look) reads the rows; it is there once `open` has returned."""
+class Site:
+    """Workers, and the stores that they share: a database of their own on this machine's PostgreSQL, and a Redis."""
 
-    look: Any
     herd = 200  # clients that come back at once
 
-    def __init__(self, workers: int, is_quick: bool) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="headrace-faults-"))
+    def __init__(self, name: str, workers: int, is_quick: bool) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix=f"headrace-{name}-"))
         self.is_quick = is_quick
         self.dead_after_s = 2.0 if is_quick else 10.0
         self.sweep_s = 0.5 if is_quick else 3.0
@@ -230,7 +232,7 @@ class House:
         self.workers = [Worker(f"w{i}", self.directory / f"w{i}.log") for i in range(workers)]
         self.model: fake_openai.Server
         self.token = ""
-        self._database = f"headrace-faults-{secrets.token_hex(4)}"
+        self._database = f"headrace-{name}-{secrets.token_hex(4)}"
         self._server = os.environ.get("DATABASE_URL") or "postgres://postgres@127.0.0.1:5432/postgres"
         self.is_postgres = self._server.startswith("postgres") and has_postgres(self._server)
         self._secret = secrets.token_hex(32)
@@ -241,18 +243,14 @@ class House:
             return f"sqlite:///{self.directory / 'headrace.sqlite3'}"
         return urlunsplit(urlsplit(self._server)._replace(path=f"/{self._database}"))
 
-    async def open(self) -> "House":
+    def id_of(self, pid: int) -> str | None:
+        """What a worker's process is known as; null: not yet."""
+        raise NotImplementedError
+
+    async def open_stores(self) -> None:
         if self.is_postgres:
             self._administer(f'CREATE DATABASE "{self._database}"')
         await self.store.start()
-        self.model = await fake_openai.start()
-        os.environ.update(self._environment(self.database_url, self.store.url))
-        self.look = await asyncio.to_thread(_begin_django)
-        self.token = await asyncio.to_thread(self.look.prepare, self.model.base_url)
-        for worker in self.workers:
-            await self._connect(worker)
-        await asyncio.gather(*(worker.start(self.look.worker_id) for worker in self.workers))
-        return self
 
     async def heal(self) -> None:
         """As it was before any fault; what was killed is started again."""
@@ -266,7 +264,7 @@ class House:
             if worker.is_running:
                 worker.signal(signal.SIGCONT)
             else:
-                await worker.start(self.look.worker_id)
+                await worker.start(self.id_of)
         await until(lambda: all(worker.is_ready() for worker in self.workers), START_S, "all workers are ready")
 
     def doors(self) -> list[str]:
@@ -282,15 +280,14 @@ class House:
             worker.kill()
             for proxy in filter(None, (worker.door, worker.redis, worker.database)):
                 await proxy.close()
-        await self.model.close()
         self.store.kill()
-        await asyncio.to_thread(self.look.close)
         if self.is_postgres:
-            self._administer(f'DROP DATABASE "{self._database}" WITH (FORCE)')
+            self._administer(f'DROP DATABASE IF EXISTS "{self._database}" WITH (FORCE)')
         if not keep:
             shutil.rmtree(self.directory, ignore_errors=True)
 
-    async def _connect(self, worker: Worker) -> None:
+    async def connect(self, worker: Worker, **more: str) -> None:
+        """Its proxies, and the environment that knows of nothing else."""
         worker.door = await Proxy("127.0.0.1", worker.port).open()
         worker.redis = await Proxy("127.0.0.1", self.store.port).open()
         database = self.database_url
@@ -299,9 +296,10 @@ class House:
             worker.database = await Proxy(parts.hostname or "127.0.0.1", parts.port or 5432).open()
             user = parts.netloc.rpartition("@")[0]
             database = urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{worker.database.port}"))
-        worker.env = self._environment(database, f"redis://127.0.0.1:{worker.redis.port}/0", PORT=str(worker.port))
+        store = f"redis://127.0.0.1:{worker.redis.port}/0"
+        worker.env = self.environment(database, store, PORT=str(worker.port), **more)
 
-    def _environment(self, database: str, store: str, **more: str) -> dict[str, str]:
+    def environment(self, database: str, store: str, **more: str) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         return {
             **kept,
@@ -324,6 +322,36 @@ class House:
     def _administer(self, sql: str) -> None:
         with psycopg.connect(self._server, autocommit=True) as connection:
             connection.execute(sql)
+
+
+class House(Site):
+    """Headrace's. `look` (faults.look) reads the rows; it is there once `open` has returned."""
+
+    look: Any
+
+    def __init__(self, workers: int, is_quick: bool) -> None:
+        super().__init__("faults", workers, is_quick)
+
+    async def open(self) -> "House":
+        await self.open_stores()
+        self.model = await fake_openai.start()
+        os.environ.update(self.environment(self.database_url, self.store.url))
+        self.look = await asyncio.to_thread(_begin_django)
+        self.token = await asyncio.to_thread(self.look.prepare, self.model.base_url)
+        for worker in self.workers:
+            await self.connect(worker)
+        await asyncio.gather(*(worker.start(self.id_of) for worker in self.workers))
+        return self
+
+    def id_of(self, pid: int) -> str | None:
+        return self.look.worker_id(pid)
+
+    async def close(self, *, keep: bool = False) -> None:
+        for worker in self.workers:
+            worker.kill()
+        await self.model.close()
+        await asyncio.to_thread(self.look.close)
+        await super().close(keep=keep)
 
 
 def _begin_django() -> Any:

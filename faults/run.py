@@ -55,6 +55,9 @@ class Result(msgspec.Struct):
 class Run:
     """What a fault works on. It says `hit` at the moment of the fault."""
 
+    size = SIZE
+    first = look.FIRST  # of each answer, before the numbered tokens
+
     def __init__(self, house: House, seed: int) -> None:
         self.house = house
         self.seed = seed
@@ -91,8 +94,8 @@ class Run:
 
     def words(self, tokens: int, id_: str, **directive: Any) -> str:
         """A text that the model answers with so many numbered tokens, and the answer that is to be stored for it."""
-        self.answers[id_] = look.FIRST + "".join(fake_openai.numbered(tokens, SIZE))
-        told = {"tokens": tokens, "size": SIZE, **directive}
+        self.answers[id_] = self.first + "".join(fake_openai.numbered(tokens, self.size))
+        told = {"tokens": tokens, "size": self.size, **directive}
         return f"{json.dumps({'fake': told})} #{id_}"
 
     def fresh_id(self) -> str:
@@ -111,7 +114,7 @@ class Run:
         mine = await self.tab(owner)
         other = await self.tab(viewer, mine.chat)
         said = await self.say(mine, tokens, rate * (2 if self.house.is_quick else 1))
-        shown = len(look.FIRST) + SIZE * self.chance.randint(3, 30) if chars is None else chars
+        shown = len(self.first) + self.size * self.chance.randint(3, 30) if chars is None else chars
         await other.until_text(said.turn, shown)
         return said, other
 

@@ -17,7 +17,7 @@ import msgspec
 import psycopg
 
 from faults import look
-from faults.house import House, Store, Worker, until
+from faults.house import Site, Store, Worker, until
 from faults.proxy import AppendTrap, CommitTrap, Proxy
 from faults.run import Run, Speech
 from providers import fake_openai
@@ -37,13 +37,13 @@ class Fault(msgspec.Struct):
     title: str
     aim: str
     do: Callable[[Run], Awaitable[None]]
-    left_out: Callable[[House], str]
+    left_out: Callable[[Site], str]
 
 
 TWENTY: dict[int, Fault] = {}
 
 
-def fault(number: int, title: str, aim: str, left_out: Callable[[House], str] = lambda house: "") -> Callable:
+def fault(number: int, title: str, aim: str, left_out: Callable[[Site], str] = lambda site: "") -> Callable:
     def keep(do: Callable[[Run], Awaitable[None]]) -> Callable[[Run], Awaitable[None]]:
         TWENTY[number] = Fault(number, title, aim, do, left_out)
         return do
@@ -51,8 +51,8 @@ def fault(number: int, title: str, aim: str, left_out: Callable[[House], str] = 
     return keep
 
 
-def needs_postgres(house: House) -> str:
-    return "" if house.is_postgres else NO_SQLITE
+def needs_postgres(site: Site) -> str:
+    return "" if site.is_postgres else NO_SQLITE
 
 
 # ------------------------------------------------------------------------------------- workers that die
@@ -76,7 +76,7 @@ async def _killed_at_say(run: Run, is_applied: bool) -> None:
     if run.chance.random() < 0.5:
         await run.say(mine, 20, 0)
     id_ = run.fresh_id()
-    trap = CommitTrap(victim.database, (b'INSERT INTO "chat_turn"', id_.encode()), is_applied, _kills(run, victim))
+    trap = CommitTrap(victim.database, (b'INSERT INTO "chat_turn"', id_.encode()), is_applied, kills(run, victim))
     said = await run.say(mine, 60, 30, id=id_)
     run.expect(trap.fired.done(), "the worker was killed at the commit")
     await mine.until_ended(said.turn)
@@ -91,10 +91,10 @@ async def killed_mid_stream(run: Run) -> None:
     how = run.variant("between chunk and append", "between append and reply", "at any time")
     if how == "at any time":
         await run.pause(0, 0.5)
-        _kills(run, victim)()
+        kills(run, victim)()
     else:
         words = (b'"delta"', said.tab.chat.replace("-", "").encode())
-        trap = AppendTrap(victim.redis, words, how == "between append and reply", _kills(run, victim))
+        trap = AppendTrap(victim.redis, words, how == "between append and reply", kills(run, victim))
         await asyncio.wait_for(trap.fired, 20)
     await run.answer(waits, question)
     await viewer.until_ended(said.turn)
@@ -113,7 +113,7 @@ async def killed_before_turn_end(run: Run) -> None:
     victim, other = run.workers()
     said, viewer = await run.streaming(victim, other, tokens=60, rate=40)
     words = (b'UPDATE "chat_turn"', b"'done'", said.turn.replace("-", "").encode())
-    trap = CommitTrap(victim.database, words, True, _kills(run, victim))
+    trap = CommitTrap(victim.database, words, True, kills(run, victim))
     await asyncio.wait_for(trap.fired, 30)
     await viewer.until_ended(said.turn)
 
@@ -138,7 +138,7 @@ async def killed_in_drain(run: Run) -> None:
     victim.end()
     await asyncio.sleep((4 if run.house.is_quick else 20) / 2)
     run.expect(victim.is_running, "the worker still drained when it was killed")
-    _kills(run, victim)()
+    kills(run, victim)()
     await viewer.until_ended(said.turn, 120)
 
 
@@ -272,7 +272,7 @@ def _is_back(tab: object, began: int) -> bool:
     return any(connection.session for connection in tab.record.connections[began:])
 
 
-def _count(house: House, words: bytes) -> list[int]:
+def _count(site: Site, words: bytes) -> list[int]:
     """How often the workers say these words to the database from now on."""
     count = [0]
 
@@ -280,7 +280,7 @@ def _count(house: House, words: bytes) -> list[int]:
         count[0] += data.count(words)
         return True
 
-    for worker in house.workers:
+    for worker in site.workers:
         if worker.database is not None:
             worker.database.up = look_at
     return count
@@ -386,7 +386,7 @@ async def locked_database(run: Run) -> None:
     await locked.until_ended(first.turn)
     free = await run.tab(one)
     run.hit()
-    holding = run.spawn(run.call(_hold, run.house, locked.chat, FREEZE_S))
+    holding = run.spawn(run.call(hold, run.house, "chat_chat", locked.chat, FREEZE_S))
     await asyncio.sleep(0.5)
     id_ = run.fresh_id()
     text = run.words(5, id_)
@@ -408,13 +408,14 @@ async def locked_database(run: Run) -> None:
     await locked.say(text, id=id_)
 
 
-def _hold(house: House, chat: str, seconds: float) -> None:
-    if house.is_postgres:
-        with psycopg.connect(house.database_url) as connection:
-            connection.execute("SELECT 1 FROM chat_chat WHERE id = %s FOR UPDATE", [chat])
+def hold(site: Site, table: str, chat: str, seconds: float) -> None:
+    """The row of the chat, in SQLite the whole file."""
+    if site.is_postgres:
+        with psycopg.connect(site.database_url) as connection:
+            connection.execute(f"SELECT 1 FROM {table} WHERE id = %s FOR UPDATE", [chat])
             time.sleep(seconds)
     else:
-        connection = sqlite3.connect(house.database_url.removeprefix("sqlite:///"), timeout=30)
+        connection = sqlite3.connect(site.database_url.removeprefix("sqlite:///"), timeout=30)
         connection.execute("BEGIN IMMEDIATE")
         time.sleep(seconds)
         connection.close()
@@ -453,13 +454,13 @@ async def full_stores(run: Run) -> None:
     first = await run.say(idle, 5, 0)
     await idle.until_ended(first.turn)
     run.hit()
-    await run.call(look.execute, *_FILL)
+    await run.call(look.execute, *fill(_TABLES))
     try:
         reply = await _say_once(run, idle)
         run.expect(reply is not None and reply["type"] == "error", f"a say on a full disk was answered {reply}")
         await run.pause(2, 4)
     finally:
-        await run.call(look.execute, *_EMPTY)
+        await run.call(look.execute, *empty(_TABLES))
     await run.say(idle, 5, 0)
     with run.house.store.client() as store:
         store.config_set("maxmemory", "1")
@@ -479,15 +480,20 @@ async def _say_once(run: Run, tab: object) -> dict | None:
 
 
 _TABLES = ("chat_chat", "chat_message", "chat_turn", "chat_command", "chat_step")
-_FILL = (
+_FUNCTION = (
     "CREATE OR REPLACE FUNCTION disk_is_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION "
-    "'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$",
-    *(
-        f"CREATE TRIGGER disk_is_full BEFORE INSERT OR UPDATE ON {table} EXECUTE FUNCTION disk_is_full()"
-        for table in _TABLES
-    ),
+    "'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$"
 )
-_EMPTY = tuple(f"DROP TRIGGER disk_is_full ON {table}" for table in _TABLES)
+
+
+def fill(tables: tuple[str, ...]) -> list[str]:
+    """SQL that makes each write to these tables of PostgreSQL fail as on a full disk."""
+    trigger = "CREATE TRIGGER disk_is_full BEFORE INSERT OR UPDATE ON {} EXECUTE FUNCTION disk_is_full()"
+    return [_FUNCTION, *(trigger.format(table) for table in tables)]
+
+
+def empty(tables: tuple[str, ...]) -> list[str]:
+    return [f"DROP TRIGGER disk_is_full ON {table}" for table in tables]
 
 
 # ------------------------------------------------------------------------------------- the provider
@@ -573,8 +579,8 @@ async def two_tabs(run: Run) -> None:
         await asyncio.gather(*(tab.until_ended(turn) for tab in tabs))
 
 
-def needs_compiler(house: House) -> str:
-    if not house.is_postgres:
+def needs_compiler(site: Site) -> str:
+    if not site.is_postgres:
         return "SQLite takes the time from its own process"
     return "" if shutil.which("cc") else "there is no C compiler to make a clock that is wrong"
 
@@ -648,7 +654,9 @@ def _wrong_clock(directory: Path) -> Path:
 # ------------------------------------------------------------------------------------------------- small
 
 
-def _kills(run: Run, worker: Worker) -> Callable[[], None]:
+def kills(run: Run, worker: Worker) -> Callable[[], None]:
+    """For a trap to do: kill -9, which is the moment of the fault."""
+
     def kill() -> None:
         run.hit()
         worker.kill()

@@ -1,8 +1,9 @@
 """The rows that accepting a message writes: as many, with the same keys and texts as Headrace's."""
 
 import uuid
+from typing import Any
 
-from django.db import models, transaction
+from django.db import IntegrityError, models, transaction
 from django.utils import timezone
 
 
@@ -60,11 +61,36 @@ def accept(chat: str, command: str, text: str) -> dict[str, str]:
     return reply
 
 
-def finish(chat: str, turn: str, text: str) -> None:
+def accept_once(chat: str, command: str, text: str) -> tuple[dict[str, str], bool]:
+    """As `accept`, but a command that was accepted before has its first reply again; and whether it is a fresh one."""
+    try:
+        return accept(chat, command, text), True
+    except IntegrityError:
+        earlier = Command.objects.filter(scope=chat, command=command).first()
+        if earlier is None:
+            raise
+        return earlier.reply, False
+
+
+def finish(chat: str, turn: str, text: str, state: str = "done") -> None:
     """The answer, saved at its end."""
     at = timezone.now()
     with transaction.atomic():
         answer = Message(chat_id=uuid.UUID(chat), role="assistant", parts=[{"kind": "text", "text": text}], created=at)
         answer.save(force_insert=True)
-        Turn.objects.filter(id=turn).update(state="done", answer=answer.id)
+        Turn.objects.filter(id=turn).update(state=state, answer=answer.id)
         Chat.objects.filter(id=chat).update(head=answer.id)
+
+
+def history(chat: str) -> list[dict[str, Any]]:
+    """What a page shows that is loaded: turns in their order, what was said, and the answers of those that ended."""
+    texts = {row.id: row.parts[0]["text"] for row in Message.objects.filter(chat=chat)}
+    return [
+        {
+            "turn": str(turn.id),
+            "state": turn.state,
+            "said": texts[turn.input],
+            "answer": texts.get(turn.answer, ""),
+        }
+        for turn in Turn.objects.filter(chat=chat).order_by("created")
+    ]

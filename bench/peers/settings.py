@@ -9,7 +9,8 @@ INSTALLED_APPS = [
     "rest_framework",
     "bench.peers",
 ]
-DATABASES["default"]["OPTIONS"]["timeout"] = 20  # noqa: F405  (each request has a thread: they wait for each other)
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405
+    DATABASES["default"]["OPTIONS"]["timeout"] = 20  # noqa: F405  (each request has a thread: they wait for each other)
 AUTH_USER_MODEL = "auth.User"
 MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]  # kinder to the peer than what it would really carry
 ROOT_URLCONF = "bench.peers.urls"

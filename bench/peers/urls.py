@@ -1,4 +1,4 @@
-"""The peer's POST: a message is accepted by the same rows as over its socket."""
+"""The peers' REST: a message is accepted by the same rows as over a socket; what is stored of a chat."""
 
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
@@ -22,8 +22,17 @@ class TurnsView(APIView):
         return Response(models.accept(chat, say.validated_data["id"], say.validated_data["text"]), status=202)
 
 
+class HistoryView(APIView):
+    def get(self, request: Request, chat: str) -> Response:
+        return Response(models.history(chat))
+
+
 def healthz(request: HttpRequest) -> HttpResponse:
     return HttpResponse(b"ok")
 
 
-urlpatterns = [path("chats/<str:chat>/turns/", TurnsView.as_view()), path("healthz", healthz)]
+urlpatterns = [
+    path("chats/<str:chat>/turns/", TurnsView.as_view()),
+    path("chats/<uuid:chat>/messages/", HistoryView.as_view()),
+    path("healthz", healthz),
+]

@@ -1,6 +1,7 @@
-"""The faults' short form: three cheap ones on two workers, with beats and sweeps in fractions of a second."""
+"""The faults' short form: cheap ones on two workers, with beats and sweeps in fractions of a second; one on peers."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ ON_POSTGRES = ("2",)
 @pytest.mark.timeout(240)
 def test_invariants_hold_after_cheap_faults() -> None:
     chosen = [word for number in CHEAP + (ON_POSTGRES if stores.ARE_REAL else ()) for word in ("--only", number)]
-    assert faults(*chosen).count("7 of 7") == len(chosen) // 2
+    assert faults("--no-peers", *chosen).count("7 of 7") == len(chosen) // 2
 
 
 @pytest.mark.timeout(240)
@@ -26,6 +27,15 @@ def test_invariants_hold_after_cheap_faults() -> None:
 def test_a_siege_is_withstood(siege: tuple[str, ...]) -> None:
     said = faults("--siege", *siege)
     assert f"{siege[0]}, seed 1: held" in said, said
+
+
+@pytest.mark.timeout(240)
+def test_what_peers_lose_is_counted() -> None:
+    said = faults("--only", "3")
+    for peer in ("layer", "resumable"):
+        told = re.search(rf"{peer}: of 200 tokens lost (\d+), .* of 1 answers unended 1;", said)
+        assert told, said
+        assert int(told[1]) > 0, "a killed worker's answer ends with it"
 
 
 def faults(*chosen: str) -> str:
