@@ -25,10 +25,10 @@ from chat import export, protocol, shapes, snapshot
 from chat.doors import admission
 from chat.models import Chat, Message, Question, Turn
 from chat.turns import manager as managers
-from chat.turns import store
 from chat.turns.manager import ask_manager
 from chat.turns.nodes import Nodes
 from chat.turns.states import ACTIVE, TurnState
+from chat.turns.store import chats
 from flows import store as flows
 from streams import sse
 from streams.clock import stamp
@@ -95,7 +95,7 @@ class ChatsView(ChatAPIView):
         flow = flows.find_flow(body["flow"])
         if flow is None or not rights.can_chat(request.auth, flow):
             raise WireError("flow_not_found")
-        chat = store.create_chat(request.auth.user_id, str(flow.id), body["title"])
+        chat = chats.create_chat(request.auth.user_id, str(flow.id), body["title"])
         location = f"{request.path}{chat.id}/"
         return Response(chats_json([chat])[0], status=201, headers={"Location": location})
 
@@ -222,11 +222,11 @@ class FeedbackView(ChatAPIView):
     def put(self, request: Request, ref: str) -> Response:
         message = path_id(ref)
         body = Feedback.of(request)
-        store.set_feedback(str(message), request.auth.user_id, body)
+        chats.set_feedback(str(message), request.auth.user_id, body)
         return Response(body)
 
     def delete(self, request: Request, ref: str) -> Response:
-        store.set_feedback(str(path_id(ref)), request.auth.user_id, None)
+        chats.set_feedback(str(path_id(ref)), request.auth.user_id, None)
         return Response(status=204)
 
 

@@ -28,9 +28,10 @@ from accounts.tokens import Credential, Identity
 from chat import protocol, snapshot
 from chat.doors.admission import Admitted
 from chat.doors.client import ChatClient
-from chat.turns import orders, reads, store
+from chat.turns import orders, reads
 from chat.turns.control import Control
 from chat.turns.runner import Run
+from chat.turns.store import asking, beginning, chats, stopping
 from chat.turns.sweep import Sweep
 from chat.turns.telling import Telling
 from flows import build, providers
@@ -337,18 +338,18 @@ class ChatManager:
             has_room=self._has_room(),
             **act,
         )
-        return await self.transact(begin.chat, store.begin_turn, begin)
+        return await self.transact(begin.chat, beginning.begin_turn, begin)
 
     async def answer(self, identity: Identity, chat: str, command: protocol.AnswerCommand) -> dict[str, Any]:
         user = identity.user_id
         question, action, value = str(uuid.UUID(command.question)), command.action, command.value
         given = (chat, user, command.id, question, action, value, self.runner(), self._has_room())
-        return await self.transact(chat, store.answer, *given)
+        return await self.transact(chat, asking.answer, *given)
 
     async def stop_turn(self, identity: Identity, chat: str, command: protocol.Stop) -> dict[str, Any]:
         user = identity.user_id
         turn = None if command.turn is None else str(uuid.UUID(command.turn))
-        return await self.transact(chat, store.stop, chat, user, command.id, turn, self.runner())
+        return await self.transact(chat, stopping.stop, chat, user, command.id, turn, self.runner())
 
     async def stop_as_operator(self, chat: str, turn: str | None = None) -> dict[str, Any]:
         """Stop a turn (default: the running or waiting one) of anybody's chat. Raises WireError turn_not_running."""
@@ -356,7 +357,7 @@ class ChatManager:
         if owner is None:
             raise WireError("turn_not_running")
         command = secrets.token_urlsafe(16)
-        return await self.transact(chat, store.stop, chat, owner[0], command, turn, self.runner())
+        return await self.transact(chat, stopping.stop, chat, owner[0], command, turn, self.runner())
 
     async def close_session(self, session: str) -> bool:
         """Close a socket of any worker: `session_closed`. False: it has ended already."""
@@ -366,14 +367,14 @@ class ChatManager:
         return is_live
 
     async def patch_chat(self, chat: str, user: int, **changes: Any) -> None:
-        await self.transact(chat, lambda: store.patch_chat(chat, user, worker=self.worker, **changes))
+        await self.transact(chat, lambda: chats.patch_chat(chat, user, worker=self.worker, **changes))
 
     async def delete_chat(self, chat: str, user: int) -> None:
-        await self.transact(chat, store.delete_chat, chat, user, self.worker, is_told=True)
+        await self.transact(chat, chats.delete_chat, chat, user, self.worker, is_told=True)
         self.control.send("chat_deleted", chat=chat)
 
     async def restore_chat(self, chat: str, user: int) -> None:
-        await self.transact(chat, store.restore_chat, chat, user)
+        await self.transact(chat, chats.restore_chat, chat, user)
 
     def flow_deleted(self, flow: str) -> None:
         """From any thread: its turns end now."""
@@ -381,7 +382,7 @@ class ChatManager:
 
     async def end_turns_of_flow(self, flow: str) -> None:
         """Of a deleted flow: at its deletion, and every sweep looks for some."""
-        while outcomes := await database.write(store.end_turns_of_flow, flow, self.worker):
+        while outcomes := await database.write(stopping.end_turns_of_flow, flow, self.worker):
             for chat, outcome in outcomes:
                 async with self.hub.watched(chat) as ring:
                     self._apply(outcome, chat, ring.position.epoch)

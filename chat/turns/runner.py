@@ -19,7 +19,7 @@ from accounts import spend
 from chat import protocol, shapes
 from chat.files import store as files
 from chat.snapshot import delivered
-from chat.turns import handed, orders, owed, reads, store
+from chat.turns import handed, orders, owed, reads
 from chat.turns import usage as usages
 from chat.turns.canonical import hash_of
 from chat.turns.history import messages_of
@@ -29,6 +29,7 @@ from chat.turns.outbox import Lost, Outbox, part_events
 from chat.turns.parts import Parts
 from chat.turns.shown import Shown
 from chat.turns.states import TurnState
+from chat.turns.store import asking, running
 from flows import build, handlers, providers
 from flows.context import (
     Answer,
@@ -140,7 +141,7 @@ class Run:
         try:
             await self._begin()
             await self._play()
-        except (Lost, store.Fenced) as lost:
+        except (Lost, orders.Fenced) as lost:
             await self._fall_silent(getattr(lost, "reason", "fenced"))
         except WireError as error:
             await self._fall_silent(error.code)
@@ -297,7 +298,7 @@ class Run:
         await self._outbox.flush()
 
         def finish() -> tuple[protocol.TurnEnd, orders.Outcome, int]:
-            return store.finish(
+            return running.finish(
                 self.order,
                 state.value,
                 self._parts.whole(),
@@ -339,7 +340,7 @@ class Run:
         parts, next_worker = self._parts.whole(), self._next_worker()
         try:
             _, outcome, _ = await database.write(
-                lambda: store.finish(
+                lambda: running.finish(
                     self.order,
                     TurnState.ERROR.value,
                     parts,
@@ -350,7 +351,7 @@ class Run:
                 until_done=True,
                 on_return=self._sends(),
             )
-        except store.Fenced:
+        except orders.Fenced:
             return
         self._finished(self, outcome)
 
@@ -358,8 +359,8 @@ class Run:
         parts, pending = self._parts.whole_without_step(), self._journal.waiting()
         try:
             nodes = self._nodes.rows()
-            await database.write(store.release, self.order, parts, pending, self._usage_row(), nodes, until_done=True)
-        except store.Fenced:
+            await database.write(running.release, self.order, parts, pending, self._usage_row(), nodes, until_done=True)
+        except orders.Fenced:
             self._log_line.info("run_left", reason="fenced")
 
     def _on_lost(self, lost: Lost) -> None:
@@ -435,14 +436,14 @@ class Run:
     async def _keep_pending(self, *more: orders.PendingStep) -> None:
         steps = self._journal.waiting(*more)
         if steps:
-            await self._write(store.keep_steps, steps, self._usage_row())
+            await self._write(running.keep_steps, steps, self._usage_row())
             self._journal.pending = None
 
     async def _write(self, fn: Callable[..., Any], *args: Any) -> Any:
         """A transaction of this run, from inside its handler. Raises Lost where the turn is another's."""
         try:
             return await database.write(fn, self.order, *args, until_done=True, on_return=self._sends())
-        except store.Fenced:
+        except orders.Fenced:
             raise Lost("fenced") from None
 
     async def step(self, key: str, fn: Callable[[], Awaitable[Any]]) -> Any:
@@ -585,7 +586,7 @@ class Run:
         self._parts.close_all()
         await self._outbox.flush()
         question, outcome = await self._write(
-            store.ask, asked, self._parts.whole(), self._journal.waiting(), self._usage_row(), self._nodes.rows()
+            asking.ask, asked, self._parts.whole(), self._journal.waiting(), self._usage_row(), self._nodes.rows()
         )
         self._finished(self, outcome)
         if question is None:

@@ -18,7 +18,8 @@ from django.conf import settings
 
 from accounts import store as accounts
 from chat.files import tidying as files
-from chat.turns import owed, reads, store
+from chat.turns import owed, reads
+from chat.turns.store import asking, running, tidying
 from streams import database
 from streams import store as worker_store
 from streams.errors import WireError
@@ -75,7 +76,7 @@ class Sweep:
         for kind, id_ in await database.read(owed.owed_rows, others):
             await self._try(manager.telling.tell_late(kind, id_), row=id_)
         for chat, question in await database.read(reads.due_questions):
-            expires = manager.transact(chat, store.expire, chat, question, manager.runner())
+            expires = manager.transact(chat, asking.expire, chat, question, manager.runner())
             await self._try(expires, row=question)
         for flow in await database.read(reads.flows_deleted_with_turns):
             await self._try(manager.end_turns_of_flow(flow), row=flow)
@@ -101,9 +102,9 @@ class Sweep:
         A piece at a time, so that commands go between, until nothing of it is left.
         """
         for chat in await database.read(reads.past_chats):
-            await self._try(database.write(store.purge, chat, until_done=True), row=chat)
+            await self._try(database.write(tidying.purge, chat, until_done=True), row=chat)
         for forget in (
-            store.forget_commands,
+            tidying.forget_commands,
             worker_store.forget_sessions,
             accounts.forget_logins,
             accounts.forget_page_sessions,
@@ -115,14 +116,14 @@ class Sweep:
     async def _claim(self) -> None:
         """Take what nobody runs, until this worker is full."""
         manager = self._manager
-        running = await database.read(reads.running_turns, manager.worker, settings.HEADRACE.turns_per_worker)
-        for turn, chat, attempt, worker in running:
+        found = await database.read(reads.running_turns, manager.worker, settings.HEADRACE.turns_per_worker)
+        for turn, chat, attempt, worker in found:
             if manager.has_in_hand(turn, attempt, chat):
                 continue
             if not manager.runner():
                 return
             is_lost = worker is not None  # a released turn is nobody's; one of this worker's own was left by a fault
-            claim = manager.transact(chat, store.claim, turn, chat, attempt, worker, manager.worker, is_lost)
+            claim = manager.transact(chat, running.claim, turn, chat, attempt, worker, manager.worker, is_lost)
             await self._try(claim, row=turn)
 
     async def _try(self, work: Coroutine[Any, Any, Any], row: str) -> None:

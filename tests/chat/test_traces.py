@@ -17,8 +17,8 @@ import pytest
 from chat import snapshot
 from chat.models import Question, Step
 from chat.protocol import Stop
-from chat.turns import store
 from chat.turns.orders import Begin
+from chat.turns.store import beginning, chats, stopping
 from flows import handlers
 from streams import database
 from streams.errors import WireError
@@ -152,7 +152,7 @@ async def test_trace_03b_an_epoch_that_another_began_is_begun_with_the_whole_sta
 async def test_trace_03_a_title_that_a_new_epoch_swallowed_is_told_there(staged):
     stage = await staged(TALK)
     one, two = await stage.worker(), await stage.worker()
-    made = await database.write(store.create_chat, stage.user.id, str(stage.flow.id), "")
+    made = await database.write(chats.create_chat, stage.user.id, str(stage.flow.id), "")
     stage.chat = str(made.id)
     tab, looks_on = await stage.tab(one), await stage.tab(two)
     held = one.at_call("holds", "write:begin_turn")
@@ -829,7 +829,7 @@ async def test_trace_12a_a_stop_between_running_and_waiting_ends_the_turn(staged
     held = one.at_call("holds", "write:ask")
     turn = (await tab.say("hello"))["turn"]
     await held.reached()
-    await database.write(store.stop, stage.chat, stage.user.id, "s1", None, None)  # its message is lost
+    await database.write(stopping.stop, stage.chat, stage.user.id, "s1", None, None)  # its message is lost
     held.go()
     await stage.at_rest(one)
     await stage.sweep(one)
@@ -1061,7 +1061,7 @@ async def test_trace_15_a_deleted_chat_ends_its_turns_and_takes_no_say_again(sta
         text="stuck",
     )
     with pytest.raises(WireError, match="chat_not_found"):
-        await database.write(store.begin_turn, begin)
+        await database.write(beginning.begin_turn, begin)
     assert len(await stage.turns()) == 2
     ends = [event["turn"] for event in await stage.events() if event["type"] == "turn_end"]
     assert sorted(ends) == sorted([first, second])
@@ -1176,7 +1176,7 @@ async def test_trace_b2d_what_an_unheard_attempt_kept_does_not_replace_what_was_
     await stage.sweep(two)
     await until(lambda: two.is_dead, 10)
     await stage.died(two)
-    await database.write(store.stop, stage.chat, stage.user.id, "s1", None, None)
+    await database.write(stopping.stop, stage.chat, stage.user.id, "s1", None, None)
     await stage.sweep(three)
     answer = await looks_on.until_ended(turn)
     assert (answer["status"], text_of(answer["parts"])) == ("stopped", "Rolled 1.")

@@ -19,12 +19,12 @@ from accounts.tokens import identity_of
 from chat import snapshot
 from chat.doors import admission
 from chat.models import Chat, Command, Message, Question, Step, Turn
-from chat.turns import store
 from chat.turns.control import Control
 from chat.turns.manager import ChatManager
 from chat.turns.orders import RunOrder
 from chat.turns.runner import Run
 from chat.turns.states import ACTIVE, UNENDED
+from chat.turns.store import rows, running
 from flows.context import LLMCall
 from providers.base import LLMMessage
 from streams import database, redis
@@ -530,7 +530,7 @@ async def rolls(params: dict[str, Any], ctx: Any) -> None:
 
 def watched(patch: pytest.MonkeyPatch) -> None:
     """Let the present world see runs, claims, steps and control messages."""
-    begin_run, stream, claim, save_steps = ChatManager._begin_run, Run._stream_llm, store.claim, store._save_steps
+    begin_run, stream, claim, save_steps = ChatManager._begin_run, Run._stream_llm, running.claim, rows.save_steps
 
     def _begin_run(self: ChatManager, order: RunOrder, *args: Any) -> None:
         World.current.begins_run(order)
@@ -559,8 +559,8 @@ def watched(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(ChatManager, "_begin_run", _begin_run)
     patch.setattr(Run, "_stream_llm", _stream_llm)
-    patch.setattr(store, "claim", _claim)
-    patch.setattr(store, "_save_steps", _save_steps)
+    patch.setattr(running, "claim", _claim)
+    patch.setattr(rows, "save_steps", _save_steps)
     patch.setattr(Control, "_to_others", _to_others)
 
 
