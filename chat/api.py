@@ -110,12 +110,12 @@ class ChatView(ChatAPIView):
         if "head" in body:
             body["head"] = str(body["head"])
         if body:
-            ask_manager(lambda manager: manager.patch_chat(str(chat.id), request.auth.user_id, **body))
+            ask_manager(lambda manager: manager.commands.patch_chat(str(chat.id), request.auth.user_id, **body))
         return Response(chats_json([own_chat(request.auth, ref)])[0])
 
     def delete(self, request: Request, ref: str) -> Response:
         chat = own_chat(request.auth, ref)
-        ask_manager(lambda manager: manager.delete_chat(str(chat.id), request.auth.user_id))
+        ask_manager(lambda manager: manager.commands.delete_chat(str(chat.id), request.auth.user_id))
         return Response(status=204)
 
 
@@ -136,7 +136,7 @@ class RestoreView(ChatAPIView):
         mine = Chat.objects.filter(user_id=request.auth.user_id, kind=Chat.Kind.CHAT)
         chat = found(mine.filter(id=path_id(ref)).first())
         Nothing.of(request)
-        ask_manager(lambda manager: manager.restore_chat(str(chat.id), request.auth.user_id))
+        ask_manager(lambda manager: manager.commands.restore_chat(str(chat.id), request.auth.user_id))
         return Response(chats_json([own_chat(request.auth, ref)])[0])
 
 
@@ -261,7 +261,7 @@ class StopView(ChatAPIView):
         turn = own_turn(request.auth, ref)
         Nothing.of(request)
         stop = protocol.Stop(id=_command_id(request), turn=str(turn.id))
-        return Response(ask_manager(lambda manager: manager.stop_turn(request.auth, str(turn.chat_id), stop)))
+        return Response(ask_manager(lambda manager: manager.commands.stop_turn(request.auth, str(turn.chat_id), stop)))
 
 
 class AnswerView(ChatAPIView):
@@ -272,7 +272,9 @@ class AnswerView(ChatAPIView):
         answer = protocol.AnswerCommand(
             id=_command_id(request), question=str(question.id), value=body.get("value"), action=body["action"]
         )
-        return Response(ask_manager(lambda manager: manager.answer(request.auth, str(question.turn.chat_id), answer)))
+        return Response(
+            ask_manager(lambda manager: manager.commands.answer(request.auth, str(question.turn.chat_id), answer))
+        )
 
 
 def own_turn(identity: Identity, ref: str) -> Turn:
@@ -334,4 +336,4 @@ def _locale(request: Request) -> str:
 
 async def _say(identity: Identity, chat: str, locale: str, said: protocol.Say) -> dict[str, Any]:
     manager = await managers.start()
-    return await manager.say(await admission.admit_chat(identity, chat, locale), said)
+    return await manager.commands.say(await admission.admit_chat(identity, chat, locale), said)

@@ -50,7 +50,7 @@ class Sweep:
                 manager.worker,
                 host=sockets.gethostname(),
                 pid=os.getpid(),
-                runs_turns=manager.runs_turns,
+                runs_turns=manager.runs.runs_turns,
                 draining=manager.is_draining,
             ),
             is_beat=True,
@@ -69,17 +69,17 @@ class Sweep:
         now = time.monotonic()
         if now < self._judges_from or now - self._seen_at > settings.HEADRACE.dead_after_s:
             return  # who could not say that he lives does not judge who does
-        if manager.runner() and not manager.hub.is_degraded:
+        if manager.runs.runner() and not manager.hub.is_degraded:
             await self._claim()
         others = await database.read(worker_store.live_workers) - {manager.worker}
         manager.control.others = len(others)
         for kind, id_ in await database.read(owed.owed_rows, others):
             await self._try(manager.telling.tell_late(kind, id_), row=id_)
         for chat, question in await database.read(reads.due_questions):
-            expires = manager.transact(chat, asking.expire, chat, question, manager.runner())
+            expires = manager.runs.transact(chat, asking.expire, chat, question, manager.runs.runner())
             await self._try(expires, row=question)
         for flow in await database.read(reads.flows_deleted_with_turns):
-            await self._try(manager.end_turns_of_flow(flow), row=flow)
+            await self._try(manager.commands.end_turns_of_flow(flow), row=flow)
         in_use = await database.read(reads.workers_in_use)
         await database.write(worker_store.bury_idle, in_use)
 
@@ -87,13 +87,13 @@ class Sweep:
         """What somebody gave back just now. One look at a time, however many say so."""
         if not self._is_to_take:
             self._is_to_take = True
-            self._manager.spawn(self._take_released())
+            self._manager.tasks.spawn(self._take_released())
 
     async def _take_released(self) -> None:
         """Workers come one after the other, so that each gets some."""
         await asyncio.sleep(random.uniform(0, CLAIMS_OVER_S))
         self._is_to_take = False  # who says so from here on is looked for again
-        if time.monotonic() >= self._judges_from and self._manager.runner() and not self._manager.hub.is_degraded:
+        if time.monotonic() >= self._judges_from and self._manager.runs.runner() and not self._manager.hub.is_degraded:
             await self._claim()
 
     async def purge(self) -> None:
@@ -118,12 +118,12 @@ class Sweep:
         manager = self._manager
         found = await database.read(reads.running_turns, manager.worker, settings.HEADRACE.turns_per_worker)
         for turn, chat, attempt, worker in found:
-            if manager.has_in_hand(turn, attempt, chat):
+            if manager.runs.has_in_hand(turn, attempt, chat):
                 continue
-            if not manager.runner():
+            if not manager.runs.runner():
                 return
             is_lost = worker is not None  # a released turn is nobody's; one of this worker's own was left by a fault
-            claim = manager.transact(chat, running.claim, turn, chat, attempt, worker, manager.worker, is_lost)
+            claim = manager.runs.transact(chat, running.claim, turn, chat, attempt, worker, manager.worker, is_lost)
             await self._try(claim, row=turn)
 
     async def _try(self, work: Coroutine[Any, Any, Any], row: str) -> None:

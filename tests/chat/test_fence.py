@@ -203,7 +203,7 @@ async def test_a_stop_that_meets_a_zombie_ends_the_turn_of_the_other(staged):
     await looks_on.until_attempt(turn, 2)
     await looks_on.until_shown(turn, "Five six")
     assert (await tab.command("stop"))["type"] == "ok"  # the zombie's own run is stopped, its finish is fenced
-    await stage.calls(two, "_poll_stops")
+    await two.does(two.manager.runs.poll_stops())
     assert (await looks_on.until_ended(turn))["status"] == "stopped"
     await stage.at_rest(one)
     await stage.at_rest(two)

@@ -262,7 +262,7 @@ async def test_trace_05_lost_answer_of_a_claim_is_claimed_again(staged):
     two, tab = await stage.succeeds(one, tab)
     two.at_call("loses", "write:claim")
     await stage.sweep(two)
-    assert (await stage.turn(turn)).attempt == 2 and not two.manager._runs
+    assert (await stage.turn(turn)).attempt == 2 and not two.manager.runs._by_attempt
     await stage.sweep(two)
     answer = await tab.until_ended(turn)
     assert text_of(answer["parts"]) == "One two three four."
@@ -847,7 +847,7 @@ async def test_trace_12b_a_stop_sent_again_does_not_hit_the_next_turn(staged):
     second = (await tab.say("stuck again"))["turn"]
     one.at_call("loses", "write:stop")
     assert (await tab.command("stop", id="again"))["code"] == "unavailable"
-    await stage.calls(one, "_poll_stops")
+    await one.does(one.manager.runs.poll_stops())
     assert (await tab.until_ended(first))["status"] == "stopped"
     await tab.until_state(second, "running")
     assert (await tab.command("stop", id="again"))["type"] == "ok"
@@ -976,7 +976,7 @@ async def test_trace_14_the_end_of_a_lost_turn_runs_the_next_one(staged, bounds)
 async def test_trace_14_a_turn_queued_behind_a_process_that_runs_none_is_taken_up(staged):
     stage = await staged(TALK)
     one, web = await stage.worker(), await stage.worker()
-    web.manager.runs_turns = False
+    web.manager.runs.runs_turns = False
     tab = await stage.tab(web)
     turn = (await tab.say("hello"))["turn"]
     assert (await stage.turn(turn)).worker is None
@@ -1033,7 +1033,7 @@ async def test_a_deleted_chat_closes_its_sockets_on_a_worker_that_no_message_rea
     tab = await stage.tab(two)
     await tab.until_ended((await tab.say("hello"))["turn"])
     one.manager.control.others = 0  # it has not heard of the other as yet
-    await stage.calls(one, "delete_chat", stage.chat, stage.user.id)
+    await stage.commands(one, "delete_chat", stage.chat, stage.user.id)
     await tab.until(lambda: tab.closed)
     assert tab.closed == (1000, "chat_deleted")
 
@@ -1046,7 +1046,7 @@ async def test_trace_15_a_deleted_chat_ends_its_turns_and_takes_no_say_again(sta
     await tab.until_shown(first, "Five six")
     second = (await tab.say("next"))["turn"]
     await tab.until_state(second, "queued")
-    await stage.calls(one, "delete_chat", stage.chat, stage.user.id)
+    await stage.commands(one, "delete_chat", stage.chat, stage.user.id)
     await tab.until(lambda: tab.closed)
     assert tab.closed == (1000, "chat_deleted")
     await stage.at_rest(one)
@@ -1139,7 +1139,7 @@ async def test_trace_b2b_a_claim_that_ends_a_turn_shows_its_message_first(staged
     await until(lambda: one.is_dead, 10)
     await stage.died(one)
     await looks_on.until(lambda: looks_on.socket.is_mine or not looks_on.view.turns)
-    await stage.calls(two, "stop_turn", looks_on.socket.identity, stage.chat, Stop(id="s1"))
+    await stage.commands(two, "stop_turn", looks_on.socket.identity, stage.chat, Stop(id="s1"))
     await stage.sweep(two)
     assert (await looks_on.until_ended(reply["turn"]))["status"] == "stopped"
     assert text_of(looks_on.view.messages[reply["message"]]["parts"]) == "hello"
@@ -1248,7 +1248,7 @@ async def test_trace_b4_a_released_turn_keeps_no_open_part(staged):
     tab = await stage.tab(one)
     turn = (await tab.say("hang"))["turn"]
     await tab.until_shown(turn, "First.|Between.|One two")
-    [run] = one.manager._runs.values()
+    [run] = one.manager.runs._by_attempt.values()
     await one.does(run.release())
     row = await stage.turn(turn)
     assert (row.worker, text_of(row.parts)) == (None, "First.|Between.")

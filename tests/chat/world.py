@@ -20,9 +20,9 @@ from chat import snapshot
 from chat.doors import admission
 from chat.models import Chat, Command, Message, Question, Step, Turn
 from chat.turns.control import Control
-from chat.turns.manager import ChatManager
 from chat.turns.orders import RunOrder
 from chat.turns.runner import Run
+from chat.turns.runs import Runs
 from chat.turns.states import ACTIVE, UNENDED
 from chat.turns.store import rows, running
 from flows.context import LLMCall
@@ -165,9 +165,9 @@ class Connection:
         await asyncio.gather(self.serving, return_exceptions=True)
         manager, socket = self.life.manager, self.socket
         if socket is not None and not self.life.is_dead:
-            manager._clients.pop(socket.session.id, None)
-            manager._drop(manager._by_chat, socket.chat, socket)
-            manager._drop(manager._by_user, socket.identity.user_id, socket)
+            manager.clients._by_session.pop(socket.session.id, None)
+            manager.clients._drop(manager.clients._by_chat, socket.chat, socket)
+            manager.clients._drop(manager.clients._by_user, socket.identity.user_id, socket)
             manager.hub.leave(socket.chat)
 
 
@@ -324,7 +324,7 @@ class World:
             "beat": manager.sweep.beat,
             "sweep": manager.sweep.sweep,
             "told": manager.telling.mark_told,
-            "stops": manager._poll_stops,
+            "stops": manager.runs.poll_stops,
             "tops": lambda: self._refresh(life),
         }
         self.duties[slot, duty] = life.does(_patiently(duties[duty]()))
@@ -371,7 +371,7 @@ class World:
         for slot, life in enumerate(self.lives):
             if life.is_dead or life.is_frozen:
                 continue
-            tasks += [*life.manager._run_tasks.values(), *life.manager._tasks, *life.strays]
+            tasks += [*life.manager.runs.tasks(), *life.manager.tasks.all(), *life.strays]
             tasks += [task for (where, _), task in self.duties.items() if where == slot and not task.done()]
         for client in self.clients:
             connection = client.connection
@@ -471,8 +471,8 @@ class World:
                 assert fresh.messages == client.view.messages, client.name
                 assert fresh.leaf == client.view.leaf, client.name
         for life in self.lives:
-            manager = life.manager
-            assert not (manager._runs or manager._under_way or manager.telling._under_way), "work is left over"
+            manager, runs = life.manager, life.manager.runs
+            assert not (runs._by_attempt or runs._under_way or manager.telling._under_way), "work is left over"
             sockets = sum(client.connection.life is life for client in self.clients)
             assert sum(watch.count for watch in manager.hub._watches.values()) == sockets, "a watch is left over"
 
@@ -530,9 +530,9 @@ async def rolls(params: dict[str, Any], ctx: Any) -> None:
 
 def watched(patch: pytest.MonkeyPatch) -> None:
     """Let the present world see runs, claims, steps and control messages."""
-    begin_run, stream, claim, save_steps = ChatManager._begin_run, Run._stream_llm, running.claim, rows.save_steps
+    begin_run, stream, claim, save_steps = Runs._begin, Run._stream_llm, running.claim, rows.save_steps
 
-    def _begin_run(self: ChatManager, order: RunOrder, *args: Any) -> None:
+    def _begin_run(self: Runs, order: RunOrder, *args: Any) -> None:
         World.current.begins_run(order)
         begin_run(self, order, *args)
 
@@ -557,7 +557,7 @@ def watched(patch: pytest.MonkeyPatch) -> None:
     async def _to_others(self: Control, message: dict[str, Any]) -> None:
         World.current.letters.append((self._worker, message))
 
-    patch.setattr(ChatManager, "_begin_run", _begin_run)
+    patch.setattr(Runs, "_begin", _begin_run)
     patch.setattr(Run, "_stream_llm", _stream_llm)
     patch.setattr(running, "claim", _claim)
     patch.setattr(rows, "save_steps", _save_steps)
