@@ -10,6 +10,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -20,8 +21,9 @@ from chat import snapshot
 from chat.doors import admission
 from chat.models import Chat, Command, Message, Question, Step, Turn
 from chat.turns.control import Control
+from chat.turns.ctx import Ctx
+from chat.turns.model_calls import ModelCalls
 from chat.turns.orders import RunOrder
-from chat.turns.runner import Run
 from chat.turns.runs import Runs
 from chat.turns.states import ACTIVE, UNENDED
 from chat.turns.store import rows, running
@@ -528,17 +530,26 @@ async def rolls(params: dict[str, Any], ctx: Any) -> None:
     await step(third)
 
 
+_ctx: ContextVar[Ctx] = ContextVar("ctx")  # whose model is called
+
+
 def watched(patch: pytest.MonkeyPatch) -> None:
     """Let the present world see runs, claims, steps and control messages."""
-    begin_run, stream, claim, save_steps = Runs._begin, Run._stream_llm, running.claim, rows.save_steps
+    begin_run, claim, save_steps = Runs._begin, running.claim, rows.save_steps
+    llm, stream = Ctx.llm, ModelCalls.stream
 
     def _begin_run(self: Runs, order: RunOrder, *args: Any) -> None:
         World.current.begins_run(order)
         begin_run(self, order, *args)
 
-    async def _stream_llm(self: Run, call: Any) -> Any:
-        scope = self._parts.scope
-        World.current.does_step(self.order, f"llm:{scope}:{self._journal._calls['llm', scope]}")
+    async def _llm(self: Ctx, call: Any, **named: Any) -> Any:
+        _ctx.set(self)
+        return await llm(self, call, **named)
+
+    async def _stream(self: ModelCalls, call: Any) -> Any:
+        ctx = _ctx.get()
+        scope = ctx._parts.scope
+        World.current.does_step(ctx.order, f"llm:{scope}:{ctx._journal._calls['llm', scope]}")
         return await stream(self, call)
 
     @wraps(claim)
@@ -558,7 +569,8 @@ def watched(patch: pytest.MonkeyPatch) -> None:
         World.current.letters.append((self._worker, message))
 
     patch.setattr(Runs, "_begin", _begin_run)
-    patch.setattr(Run, "_stream_llm", _stream_llm)
+    patch.setattr(Ctx, "llm", _llm)
+    patch.setattr(ModelCalls, "stream", _stream)
     patch.setattr(running, "claim", _claim)
     patch.setattr(rows, "save_steps", _save_steps)
     patch.setattr(Control, "_to_others", _to_others)
