@@ -29,7 +29,7 @@ from redis.retry import Retry
 
 from streams import cluster, metrics, sentinel
 from streams.errors import WireError
-from streams.servers import Place
+from streams.servers import Endpoint
 
 logger = structlog.get_logger(__name__)
 
@@ -81,7 +81,7 @@ def client() -> _Client:
         url = settings.REDIS_ADDRESS()
         retry = AsyncRetry(ExponentialWithJitterBackoff(cap=0.1, base=0.01), 1)
         if cluster.is_cluster(url):
-            seeds = [redis.asyncio.cluster.ClusterNode(*place) for place in cluster.parse(url).places]
+            seeds = [redis.asyncio.cluster.ClusterNode(*there) for there in cluster.parse(url).endpoints]
             _clients[loop] = _Cluster(startup_nodes=seeds, retry=retry, **_of_cluster(url))
         else:
             _clients[loop] = redis.asyncio.Redis.from_pool(_pool(url, retry))
@@ -94,7 +94,7 @@ def blocking_client() -> redis.Redis | redis.RedisCluster:
     if url not in _blocking:
         retry = Retry(ExponentialWithJitterBackoff(cap=0.1, base=0.01), 1)
         if cluster.is_cluster(url):
-            seeds = [redis.cluster.ClusterNode(*place) for place in cluster.parse(url).places]
+            seeds = [redis.cluster.ClusterNode(*there) for there in cluster.parse(url).endpoints]
             with _as_trouble():
                 _blocking[url] = _BlockingCluster(startup_nodes=seeds, retry=retry, **_of_cluster(url))
         else:
@@ -142,7 +142,7 @@ def layer_host(url: str) -> str | dict[str, Any]:
         seeds = cluster.parse(url)
         kind = _AnyTlsServer if seeds.is_tls else _AnyServer
         named = {"username": seeds.username, "password": seeds.password}
-        return {"connection_class": kind, "places": seeds.places, **named, **_time_outs(url)}
+        return {"connection_class": kind, "endpoints": seeds.endpoints, **named, **_time_outs(url)}
     if not sentinel.is_sentinel(url):
         return url
     watched = sentinel.parse(url)
@@ -207,12 +207,12 @@ class _BlockingCluster(redis.RedisCluster):
 class _AnyServer(redis.asyncio.Connection):
     """To whichever server of a cluster answers: what is published at one is heard at all."""
 
-    def __init__(self, *, places: Sequence[Place], **options: Any) -> None:
+    def __init__(self, *, endpoints: Sequence[Endpoint], **options: Any) -> None:
         super().__init__(**options)
-        self._places = places
+        self._endpoints = endpoints
 
     async def _connect(self) -> None:
-        *others, last = random.sample(self._places, len(self._places))
+        *others, last = random.sample(self._endpoints, len(self._endpoints))
         for self.host, self.port in others:
             try:
                 return await super()._connect()
