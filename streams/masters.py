@@ -16,7 +16,7 @@ from django.conf import settings
 
 from streams import cluster, redis
 from streams.errors import WireError
-from streams.redis import Lane, Link, fail, pack
+from streams.redis import Call, Lane, Link, fail, pack
 from streams.servers import Endpoint
 
 AGAIN_S = 0.02  # before a call that came while its keys were on their way is tried again
@@ -126,7 +126,7 @@ class Lanes:
         """As of a `Lane`."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        call = _Call(make, then, loop.create_future(), now, now + give_up_s, cluster.slot_of(key))
+        call = _Call(cluster.slot_of(key), make, then, loop.create_future(), now, now + give_up_s)
         self._put(self.masters.of(call.slot), call)
         return call.future
 
@@ -202,25 +202,13 @@ class Lanes:
         self._on_trouble(self.is_in_trouble)
 
 
-class _Call:
-    """As a lane's, of one slot. `is_asking`: its keys are on their way to the master that it is sent to."""
+class _Call(Call):
+    """Of one slot. `is_asking`: its keys are on their way to the master that it is sent to."""
 
-    __slots__ = ("_pack", "came_at", "future", "give_up_at", "hops", "is_asking", "slot", "then")
+    __slots__ = ("hops", "is_asking", "slot")
 
-    def __init__(
-        self,
-        make: Callable[[], bytes],
-        then: Callable[[Any], Any],
-        future: asyncio.Future,
-        came_at: float,
-        give_up_at: float,
-        slot: int,
-    ) -> None:
-        self._pack = make
-        self.then = then
-        self.future = future
-        self.came_at = came_at
-        self.give_up_at = give_up_at
+    def __init__(self, slot: int, *call: Any) -> None:
+        super().__init__(*call)
         self.slot = slot
         self.hops = 0
         self.is_asking = False

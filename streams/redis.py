@@ -390,22 +390,28 @@ class Link(asyncio.Protocol):
 _MORE = object()
 
 
-class _Call:
-    __slots__ = ("came_at", "future", "give_up_at", "make", "then")
+class Call:
+    """One command of a lane, from its caller until its reply."""
+
+    __slots__ = ("_pack", "came_at", "future", "give_up_at", "then")
 
     def __init__(
         self,
-        make: Callable[[], bytes],
+        pack: Callable[[], bytes],
         then: Callable[[Any], Any],
         future: asyncio.Future,
         came_at: float,
         give_up_at: float,
     ) -> None:
-        self.make = make
+        self._pack = pack
         self.then = then
         self.future = future
         self.came_at = came_at
         self.give_up_at = give_up_at
+
+    def make(self) -> bytes:
+        """Anew for each sending."""
+        return self._pack()
 
 
 class Lane:
@@ -432,9 +438,9 @@ class Lane:
         self._calls = metrics.redis_flight_calls.of(name)
         self._launched_at = self._oldest_at = 0.0  # of the flight that is out
         self._link: Link | None = None
-        self._waiting: deque[_Call] = deque()
-        self._flight: deque[_Call] = deque()
-        self._refused: list[_Call] = []
+        self._waiting: deque[Call] = deque()
+        self._flight: deque[Call] = deque()
+        self._refused: list[Call] = []
         self._timer: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._connecting: asyncio.Task | None = None
@@ -457,7 +463,7 @@ class Lane:
             future.set_exception(WireError("unavailable"))
             return future
         now = loop.time()
-        self._waiting.append(_Call(make, then, future, now, now + give_up_s))
+        self._waiting.append(Call(make, then, future, now, now + give_up_s))
         self._schedule()
         return future
 
@@ -522,7 +528,7 @@ class Lane:
         if not self._flight:
             self._land()
 
-    def _refuse(self, call: _Call, reason: str) -> None:
+    def _refuse(self, call: Call, reason: str) -> None:
         if _is_passing(reason):
             self._refused.append(call)
             self._warn(reason)
