@@ -25,10 +25,10 @@ from chat import export, protocol, shapes, snapshot
 from chat.doors import admission
 from chat.models import Chat, Message, Question, Turn
 from chat.turns import manager as managers
-from chat.turns import store
 from chat.turns.manager import ask_manager
 from chat.turns.nodes import Nodes
 from chat.turns.states import ACTIVE, TurnState
+from chat.turns.store import chats
 from flows import store as flows
 from streams import sse
 from streams.clock import stamp
@@ -95,7 +95,7 @@ class ChatsView(ChatAPIView):
         flow = flows.find_flow(body["flow"])
         if flow is None or not rights.can_chat(request.auth, flow):
             raise WireError("flow_not_found")
-        chat = store.create_chat(request.auth.user_id, str(flow.id), body["title"])
+        chat = chats.create_chat(request.auth.user_id, str(flow.id), body["title"])
         location = f"{request.path}{chat.id}/"
         return Response(chats_json([chat])[0], status=201, headers={"Location": location})
 
@@ -110,12 +110,12 @@ class ChatView(ChatAPIView):
         if "head" in body:
             body["head"] = str(body["head"])
         if body:
-            ask_manager(lambda manager: manager.patch_chat(str(chat.id), request.auth.user_id, **body))
+            ask_manager(lambda manager: manager.commands.patch_chat(str(chat.id), request.auth.user_id, **body))
         return Response(chats_json([own_chat(request.auth, ref)])[0])
 
     def delete(self, request: Request, ref: str) -> Response:
         chat = own_chat(request.auth, ref)
-        ask_manager(lambda manager: manager.delete_chat(str(chat.id), request.auth.user_id))
+        ask_manager(lambda manager: manager.commands.delete_chat(str(chat.id), request.auth.user_id))
         return Response(status=204)
 
 
@@ -136,7 +136,7 @@ class RestoreView(ChatAPIView):
         mine = Chat.objects.filter(user_id=request.auth.user_id, kind=Chat.Kind.CHAT)
         chat = found(mine.filter(id=path_id(ref)).first())
         Nothing.of(request)
-        ask_manager(lambda manager: manager.restore_chat(str(chat.id), request.auth.user_id))
+        ask_manager(lambda manager: manager.commands.restore_chat(str(chat.id), request.auth.user_id))
         return Response(chats_json([own_chat(request.auth, ref)])[0])
 
 
@@ -222,11 +222,11 @@ class FeedbackView(ChatAPIView):
     def put(self, request: Request, ref: str) -> Response:
         message = path_id(ref)
         body = Feedback.of(request)
-        store.set_feedback(str(message), request.auth.user_id, body)
+        chats.set_feedback(str(message), request.auth.user_id, body)
         return Response(body)
 
     def delete(self, request: Request, ref: str) -> Response:
-        store.set_feedback(str(path_id(ref)), request.auth.user_id, None)
+        chats.set_feedback(str(path_id(ref)), request.auth.user_id, None)
         return Response(status=204)
 
 
@@ -261,7 +261,7 @@ class StopView(ChatAPIView):
         turn = own_turn(request.auth, ref)
         Nothing.of(request)
         stop = protocol.Stop(id=_command_id(request), turn=str(turn.id))
-        return Response(ask_manager(lambda manager: manager.stop_turn(request.auth, str(turn.chat_id), stop)))
+        return Response(ask_manager(lambda manager: manager.commands.stop_turn(request.auth, str(turn.chat_id), stop)))
 
 
 class AnswerView(ChatAPIView):
@@ -272,7 +272,9 @@ class AnswerView(ChatAPIView):
         answer = protocol.AnswerCommand(
             id=_command_id(request), question=str(question.id), value=body.get("value"), action=body["action"]
         )
-        return Response(ask_manager(lambda manager: manager.answer(request.auth, str(question.turn.chat_id), answer)))
+        return Response(
+            ask_manager(lambda manager: manager.commands.answer(request.auth, str(question.turn.chat_id), answer))
+        )
 
 
 def own_turn(identity: Identity, ref: str) -> Turn:
@@ -334,4 +336,4 @@ def _locale(request: Request) -> str:
 
 async def _say(identity: Identity, chat: str, locale: str, said: protocol.Say) -> dict[str, Any]:
     manager = await managers.start()
-    return await manager.say(await admission.admit_chat(identity, chat, locale), said)
+    return await manager.commands.say(await admission.admit_chat(identity, chat, locale), said)

@@ -1,4 +1,4 @@
-"""Rows of chats, turns and files (docs: durability). Written only in `chat/turns/store.py`, and files in
+"""Rows of chats, turns and files (docs: durability). Written only in `chat/turns/store/`, and files in
 `chat/files/store.py` too.
 """
 

@@ -74,7 +74,7 @@ class CloseView(OperatorView):
     def post(self, request: Request, ref: str) -> Response:
         session = _session(ref)
         reason = CloseBody.of(request)["reason"]
-        if ask_manager(lambda manager: manager.close_session(str(session.id))):
+        if ask_manager(lambda manager: manager.commands.close_session(str(session.id))):
             LogEntry.objects.log_actions(
                 request.auth.user_id, [session], CHANGE, _("Closed: {reason}").format(reason=reason), single_object=True
             )

@@ -12,6 +12,6 @@ from streams.errors import WireError
 @receiver(flow_deleted)
 def end_its_turns(flow: str, **kwargs: Any) -> None:
     try:
-        managers.manager().flow_deleted(flow)
+        managers.manager().commands.flow_deleted(flow)
     except WireError:  # a command of its own process
         pass

@@ -1,4 +1,4 @@
-"""What a handler gets: the Protocol of `ctx` and its frozen views. `chat/turns/runner.py` is its one implementation.
+"""What a handler gets: the Protocol of `ctx` and its frozen views. `chat/turns/ctx.py` is its one implementation.
 
 A run may start again from the top, after an answer or on another worker. What costs or asks goes through `step`,
 `llm` and `stream.ask`, whose results are kept: a run that starts again gets them at once, without events.

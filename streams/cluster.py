@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from streams.servers import Place, address, place, take_apart
+from streams.servers import Endpoint, address, endpoint, take_apart
 
 SCHEMES = {"redis+cluster": False, "rediss+cluster": True}
 PORT = 6379
@@ -19,12 +19,12 @@ SLOTS = 16384
 class Seeds(msgspec.Struct, frozen=True, kw_only=True):
     """The servers that the address names, and what all of the cluster are asked with."""
 
-    places: tuple[Place, ...]
+    endpoints: tuple[Endpoint, ...]
     is_tls: bool = False
     username: str | None = None
     password: str | None = None
 
-    def at(self, there: Place) -> str:
+    def at(self, there: Endpoint) -> str:
         """The address of one server of the cluster."""
         return address(there, self.is_tls, self.username, self.password)
 
@@ -41,7 +41,7 @@ def parse(url: str) -> Seeds:
     if parts.path not in ("", "/", "/0"):
         raise ValueError("a cluster has one database")
     return Seeds(
-        places=tuple(place(host, PORT) for host in hosts),
+        endpoints=tuple(endpoint(host, PORT) for host in hosts),
         is_tls=SCHEMES[parts.scheme],
         username=username,
         password=password,
@@ -58,20 +58,20 @@ def slot_of(key: str) -> int:
     return crc_hqx(key.encode(), 0) % SLOTS
 
 
-def masters(reply: list[Any], asked: Place) -> list[tuple[int, int, Place]]:
+def masters(reply: list[Any], asked: Endpoint) -> list[tuple[int, int, Endpoint]]:
     """First and last slot of each piece, and who has it, by what `asked` replied to CLUSTER SLOTS."""
     return [
         (first, last, _named(host.decode() if host else "", port, asked)) for first, last, (host, port, *_), *_ in reply
     ]
 
 
-def redirection(refusal: str, asked: Place) -> tuple[int, Place]:
-    """Slot and place of `MOVED 3999 host:6381` or `ASK …`, as `asked` said it."""
+def redirection(refusal: str, asked: Endpoint) -> tuple[int, Endpoint]:
+    """Slot and endpoint of `MOVED 3999 host:6381` or `ASK …`, as `asked` said it."""
     _, slot, there = refusal.split(" ")[:3]
     host, _, port = there.rpartition(":")
     return int(slot), _named(host, int(port), asked)
 
 
-def _named(host: str, port: int, asked: Place) -> Place:
+def _named(host: str, port: int, asked: Endpoint) -> Endpoint:
     """A server that does not know how it is reached names no host: it is where it was asked."""
     return (asked[0] if host in ("", "?") else host), port

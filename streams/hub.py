@@ -22,7 +22,7 @@ from streams.errors import WireError
 from streams.frames import text_frames
 from streams.log import Appended, Batch, Log, Position, channel_of
 from streams.redis import Link, Refusal, pack
-from streams.servers import Place
+from streams.servers import Endpoint
 from streams.states import StreamState
 
 logger = structlog.get_logger(__name__)
@@ -163,7 +163,7 @@ class Hub:
         self.on_fresh: Callable[[Ring, list[bytes]], None] = lambda ring, frames: None
         self.is_degraded = False
         self._watches: dict[str, _Watch] = {}
-        self._subscriptions: dict[Place | None, _Subscription] = {}  # None: to the one server
+        self._subscriptions: dict[Endpoint | None, _Subscription] = {}  # None: to the one server
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task] = set()
         self._is_closed = False
@@ -179,7 +179,7 @@ class Hub:
             return
         if self.log.masters is not None:
             self.log.masters.ask()
-        self._subscription_at(self._place_of(0))
+        self._subscription_at(self._endpoint_of(0))
         try:
             async with asyncio.timeout(settings.HEADRACE.redis_timeout_s):
                 while any(each.link is None for each in self._subscriptions.values()) and not self.is_degraded:
@@ -349,18 +349,18 @@ class Hub:
 
     # ------------------------------------------------------------------------------ where it is heard
 
-    def _place_of(self, slot: int) -> Place | None:
+    def _endpoint_of(self, slot: int) -> Endpoint | None:
         return None if self.log.masters is None else self.log.masters.of(slot)
 
-    def _subscription_at(self, place: Place | None) -> "_Subscription":
-        subscription = self._subscriptions.get(place)
+    def _subscription_at(self, there: Endpoint | None) -> "_Subscription":
+        subscription = self._subscriptions.get(there)
         if subscription is None:
-            subscription = self._subscriptions[place] = _Subscription(self, place)
+            subscription = self._subscriptions[there] = _Subscription(self, there)
         return subscription
 
     def _seat(self, watch: _Watch) -> "_Subscription":
         """Where it is to be heard now."""
-        subscription = self._subscription_at(self._place_of(watch.slot))
+        subscription = self._subscription_at(self._endpoint_of(watch.slot))
         if watch.subscription is not subscription:
             if watch.subscription is not None:
                 del watch.subscription.watches[watch.channel]
@@ -391,15 +391,15 @@ class Hub:
 
     def _on_masters(self) -> None:
         """The cluster has said anew who has what. A master that lost slots says so itself, unless it is away."""
-        for place in self.log.masters.places:
-            self._subscription_at(place)
+        for there in self.log.masters.endpoints:
+            self._subscription_at(there)
         for watch in self._watches.values():
             before = watch.subscription
             if before.is_cut and self._seat(watch) is not before:
                 self._follow(watch)
-        for place, subscription in list(self._subscriptions.items()):
-            if place not in self.log.masters.places and not subscription.watches:
-                del self._subscriptions[place]
+        for there, subscription in list(self._subscriptions.items()):
+            if there not in self.log.masters.endpoints and not subscription.watches:
+                del self._subscriptions[there]
                 self._spawn(subscription.aclose())
         self._changed.set()
         self._judge()
@@ -438,20 +438,20 @@ class Hub:
 class _Subscription:
     """One link that hears channels, for ever: when it was lost it is made again, and then the tops are compared.
 
-    `place`: of a master of a cluster, whose channels are sharded. Then it may be told that a slot is not its own.
+    `there`: of a master of a cluster, whose channels are sharded. Then it may be told that a slot is not its own.
     """
 
-    def __init__(self, hub: Hub, place: Place | None) -> None:
+    def __init__(self, hub: Hub, there: Endpoint | None) -> None:
         self.watches: dict[bytes, _Watch] = {}  # by channel
         self.link: Link | None = None
         self.is_cut = False  # it is away
         # For each (un)subscribe on its way: its channel, and who waits for it (nobody for the end of one).
         self.replies: deque[tuple[bytes, asyncio.Future | None]] = deque()
         self._hub = hub
-        self._place = place
+        self._there = there
         self._masters = hub.log.masters
-        self._words = ("SUBSCRIBE", "UNSUBSCRIBE") if place is None else ("SSUBSCRIBE", "SUNSUBSCRIBE")
-        self._message = b"message" if place is None else b"smessage"
+        self._words = ("SUBSCRIBE", "UNSUBSCRIBE") if there is None else ("SSUBSCRIBE", "SUNSUBSCRIBE")
+        self._message = b"message" if there is None else b"smessage"
         self._heard = False
         self._keeper = asyncio.create_task(self._keep(), name="hub")
 
@@ -513,7 +513,7 @@ class _Subscription:
         if not self.replies:
             return
         if refusal.startswith("MOVED ") and self._masters is not None:
-            self._masters.follow(refusal, self._place)
+            self._masters.follow(refusal, self._there)
         _, reply = self.replies.popleft()
         if reply is not None and not reply.done():
             reply.set_result(False)
@@ -541,7 +541,7 @@ class _Subscription:
 
     async def _connect(self) -> None:
         """A link that is subscribed to all that is watched."""
-        url = None if self._masters is None else self._masters.url(self._place)
+        url = None if self._masters is None else self._masters.url(self._there)
         self.link = await Link.open(self._on_push, self._on_link_lost, (), url)
         self._hub._changed.set()
         watches = list(self.watches.values())

@@ -16,8 +16,8 @@ from django.conf import settings
 
 from streams import cluster, redis
 from streams.errors import WireError
-from streams.redis import Lane, Link, fail, pack
-from streams.servers import Place
+from streams.redis import Call, Lane, Link, fail, pack
+from streams.servers import Endpoint
 
 AGAIN_S = 0.02  # before a call that came while its keys were on their way is tried again
 MOST_HOPS = 4  # from one master to the next at once: two may each say that the other has the slot
@@ -33,29 +33,29 @@ class Masters:
     def __init__(self, seeds: cluster.Seeds) -> None:
         self.listeners: list[Callable[[], None]] = []
         self._seeds = seeds
-        self._places: list[Place] = [seeds.places[0]] * cluster.SLOTS  # who will say where it really is
-        self._all = {seeds.places[0]}
+        self._endpoints: list[Endpoint] = [seeds.endpoints[0]] * cluster.SLOTS  # who will say where it really is
+        self._all = {seeds.endpoints[0]}
         self._asking: asyncio.Task | None = None
         self._is_closed = False
 
     @property
-    def places(self) -> set[Place]:
+    def endpoints(self) -> set[Endpoint]:
         """Those that have slots."""
         return self._all
 
-    def of(self, slot: int) -> Place:
-        return self._places[slot]
+    def of(self, slot: int) -> Endpoint:
+        return self._endpoints[slot]
 
-    def url(self, there: Place) -> str:
+    def url(self, there: Endpoint) -> str:
         return self._seeds.at(there)
 
-    def follow(self, refusal: str, asked: Place) -> None:
+    def follow(self, refusal: str, asked: Endpoint) -> None:
         """What `asked` says of a slot that is not its own: MOVED."""
         slot, there = cluster.redirection(refusal, asked)
-        self._places[slot] = there
+        self._endpoints[slot] = there
         self.ask(there)
 
-    def ask(self, first: Place | None = None) -> None:
+    def ask(self, first: Endpoint | None = None) -> None:
         """Ask the cluster, `first` before others, unless that is being done."""
         if self._asking is None and not self._is_closed:
             self._asking = asyncio.create_task(self._ask(first), name="cluster-slots")
@@ -66,9 +66,9 @@ class Masters:
             self._asking.cancel()
             await asyncio.wait([self._asking])
 
-    async def _ask(self, first: Place | None) -> None:
+    async def _ask(self, first: Endpoint | None) -> None:
         """The first that answers is believed: if it is behind, the next MOVED says so."""
-        others = [*self._all, *self._seeds.places]
+        others = [*self._all, *self._seeds.endpoints]
         random.shuffle(others)
         try:
             for there in dict.fromkeys([first, *others] if first else others):
@@ -83,10 +83,10 @@ class Masters:
         finally:
             self._asking = None
 
-    def _take(self, pieces: list[tuple[int, int, Place]]) -> None:
+    def _take(self, pieces: list[tuple[int, int, Endpoint]]) -> None:
         for first, last, there in pieces:
-            self._places[first : last + 1] = [there] * (last + 1 - first)
-        self._all = set(self._places)
+            self._endpoints[first : last + 1] = [there] * (last + 1 - first)
+        self._all = set(self._endpoints)
         for listener in tuple(self.listeners):
             listener()
 
@@ -109,7 +109,7 @@ class Lanes:
         self.masters = masters
         self._lane = (name, scripts, on_trouble, on_landed)
         self._on_trouble = on_trouble
-        self._branches: dict[Place, _Branch] = {}
+        self._branches: dict[Endpoint, _Branch] = {}
         self._later: list[_Call] = []
         self._timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task] = set()
@@ -126,7 +126,7 @@ class Lanes:
         """As of a `Lane`."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        call = _Call(make, then, loop.create_future(), now, now + give_up_s, cluster.slot_of(key))
+        call = _Call(cluster.slot_of(key), make, then, loop.create_future(), now, now + give_up_s)
         self._put(self.masters.of(call.slot), call)
         return call.future
 
@@ -142,7 +142,7 @@ class Lanes:
         if self._closing:
             await asyncio.wait(self._closing)
 
-    def redirect(self, call: "_Call", refusal: str, asked: Place) -> bool:
+    def redirect(self, call: "_Call", refusal: str, asked: Endpoint) -> bool:
         """Whether this refusal says that the call belongs elsewhere, or that it came too early."""
         word = refusal.partition(" ")[0]
         if word not in ("MOVED", "ASK", "TRYAGAIN"):
@@ -163,7 +163,7 @@ class Lanes:
         call.is_asking = False
         self._put(self.masters.of(call.slot), call)
 
-    def _put(self, there: Place, call: "_Call") -> None:
+    def _put(self, there: Endpoint, call: "_Call") -> None:
         if self._is_closed:
             fail(call.future, WireError("unavailable"))
             return
@@ -194,7 +194,7 @@ class Lanes:
             if branch.is_in_trouble:
                 for call in branch.take():
                     self._route(call)
-            if branch.is_idle and there not in self.masters.places:
+            if branch.is_idle and there not in self.masters.endpoints:
                 del self._branches[there]
                 task = asyncio.create_task(branch.aclose())
                 self._closing.add(task)
@@ -202,25 +202,13 @@ class Lanes:
         self._on_trouble(self.is_in_trouble)
 
 
-class _Call:
-    """As a lane's, of one slot. `is_asking`: its keys are on their way to the master that it is sent to."""
+class _Call(Call):
+    """Of one slot. `is_asking`: its keys are on their way to the master that it is sent to."""
 
-    __slots__ = ("_pack", "came_at", "future", "give_up_at", "hops", "is_asking", "slot", "then")
+    __slots__ = ("hops", "is_asking", "slot")
 
-    def __init__(
-        self,
-        make: Callable[[], bytes],
-        then: Callable[[Any], Any],
-        future: asyncio.Future,
-        came_at: float,
-        give_up_at: float,
-        slot: int,
-    ) -> None:
-        self._pack = make
-        self.then = then
-        self.future = future
-        self.came_at = came_at
-        self.give_up_at = give_up_at
+    def __init__(self, slot: int, *call: Any) -> None:
+        super().__init__(*call)
         self.slot = slot
         self.hops = 0
         self.is_asking = False
@@ -232,7 +220,7 @@ class _Call:
 class _Branch(Lane):
     """The lane to one master."""
 
-    def __init__(self, lanes: Lanes, there: Place, *lane: Any) -> None:
+    def __init__(self, lanes: Lanes, there: Endpoint, *lane: Any) -> None:
         super().__init__(*lane)
         self._lanes = lanes
         self._there = there

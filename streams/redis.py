@@ -29,7 +29,7 @@ from redis.retry import Retry
 
 from streams import cluster, metrics, sentinel
 from streams.errors import WireError
-from streams.servers import Place
+from streams.servers import Endpoint
 
 logger = structlog.get_logger(__name__)
 
@@ -81,7 +81,7 @@ def client() -> _Client:
         url = settings.REDIS_ADDRESS()
         retry = AsyncRetry(ExponentialWithJitterBackoff(cap=0.1, base=0.01), 1)
         if cluster.is_cluster(url):
-            seeds = [redis.asyncio.cluster.ClusterNode(*place) for place in cluster.parse(url).places]
+            seeds = [redis.asyncio.cluster.ClusterNode(*there) for there in cluster.parse(url).endpoints]
             _clients[loop] = _Cluster(startup_nodes=seeds, retry=retry, **_of_cluster(url))
         else:
             _clients[loop] = redis.asyncio.Redis.from_pool(_pool(url, retry))
@@ -94,7 +94,7 @@ def blocking_client() -> redis.Redis | redis.RedisCluster:
     if url not in _blocking:
         retry = Retry(ExponentialWithJitterBackoff(cap=0.1, base=0.01), 1)
         if cluster.is_cluster(url):
-            seeds = [redis.cluster.ClusterNode(*place) for place in cluster.parse(url).places]
+            seeds = [redis.cluster.ClusterNode(*there) for there in cluster.parse(url).endpoints]
             with _as_trouble():
                 _blocking[url] = _BlockingCluster(startup_nodes=seeds, retry=retry, **_of_cluster(url))
         else:
@@ -142,7 +142,7 @@ def layer_host(url: str) -> str | dict[str, Any]:
         seeds = cluster.parse(url)
         kind = _AnyTlsServer if seeds.is_tls else _AnyServer
         named = {"username": seeds.username, "password": seeds.password}
-        return {"connection_class": kind, "places": seeds.places, **named, **_time_outs(url)}
+        return {"connection_class": kind, "endpoints": seeds.endpoints, **named, **_time_outs(url)}
     if not sentinel.is_sentinel(url):
         return url
     watched = sentinel.parse(url)
@@ -207,12 +207,12 @@ class _BlockingCluster(redis.RedisCluster):
 class _AnyServer(redis.asyncio.Connection):
     """To whichever server of a cluster answers: what is published at one is heard at all."""
 
-    def __init__(self, *, places: Sequence[Place], **options: Any) -> None:
+    def __init__(self, *, endpoints: Sequence[Endpoint], **options: Any) -> None:
         super().__init__(**options)
-        self._places = places
+        self._endpoints = endpoints
 
     async def _connect(self) -> None:
-        *others, last = random.sample(self._places, len(self._places))
+        *others, last = random.sample(self._endpoints, len(self._endpoints))
         for self.host, self.port in others:
             try:
                 return await super()._connect()
@@ -390,22 +390,28 @@ class Link(asyncio.Protocol):
 _MORE = object()
 
 
-class _Call:
-    __slots__ = ("came_at", "future", "give_up_at", "make", "then")
+class Call:
+    """One command of a lane, from its caller until its reply."""
+
+    __slots__ = ("_pack", "came_at", "future", "give_up_at", "then")
 
     def __init__(
         self,
-        make: Callable[[], bytes],
+        pack: Callable[[], bytes],
         then: Callable[[Any], Any],
         future: asyncio.Future,
         came_at: float,
         give_up_at: float,
     ) -> None:
-        self.make = make
+        self._pack = pack
         self.then = then
         self.future = future
         self.came_at = came_at
         self.give_up_at = give_up_at
+
+    def make(self) -> bytes:
+        """Anew for each sending."""
+        return self._pack()
 
 
 class Lane:
@@ -432,9 +438,9 @@ class Lane:
         self._calls = metrics.redis_flight_calls.of(name)
         self._launched_at = self._oldest_at = 0.0  # of the flight that is out
         self._link: Link | None = None
-        self._waiting: deque[_Call] = deque()
-        self._flight: deque[_Call] = deque()
-        self._refused: list[_Call] = []
+        self._waiting: deque[Call] = deque()
+        self._flight: deque[Call] = deque()
+        self._refused: list[Call] = []
         self._timer: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._connecting: asyncio.Task | None = None
@@ -457,7 +463,7 @@ class Lane:
             future.set_exception(WireError("unavailable"))
             return future
         now = loop.time()
-        self._waiting.append(_Call(make, then, future, now, now + give_up_s))
+        self._waiting.append(Call(make, then, future, now, now + give_up_s))
         self._schedule()
         return future
 
@@ -522,7 +528,7 @@ class Lane:
         if not self._flight:
             self._land()
 
-    def _refuse(self, call: _Call, reason: str) -> None:
+    def _refuse(self, call: Call, reason: str) -> None:
         if _is_passing(reason):
             self._refused.append(call)
             self._warn(reason)

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from streams.servers import Place, address, place, take_apart
+from streams.servers import Endpoint, address, endpoint, take_apart
 
 SCHEMES = {"redis+sentinel": False, "rediss+sentinel": True}
 PORT = 26379
@@ -18,7 +18,7 @@ _OPTIONS = {"sentinel_username", "sentinel_password"}
 class Watched(msgspec.Struct, frozen=True, kw_only=True):
     """`service`: the name under which the sentinels know the master."""
 
-    sentinels: tuple[Place, ...]
+    sentinels: tuple[Endpoint, ...]
     service: str
     db: int = 0
     is_tls: bool = False
@@ -46,7 +46,7 @@ def parse(url: str) -> Watched:
     if not service or options.keys() - _OPTIONS:
         raise ValueError("the name of the master is missing, or an option is unknown")
     return Watched(
-        sentinels=tuple(place(host, PORT) for host in hosts),
+        sentinels=tuple(endpoint(host, PORT) for host in hosts),
         service=unquote(service),
         db=_number(db or "0"),
         is_tls=SCHEMES[parts.scheme],

@@ -37,11 +37,11 @@ LIVE_VALUES = sorted(state.value for state in LIVE)
 async def _stop(manager: ChatManager, row: StreamSession) -> None:
     if row.chat is None:
         raise WireError("turn_not_running")
-    await manager.stop_as_operator(str(row.chat))
+    await manager.commands.stop_as_operator(str(row.chat))
 
 
 async def _close(manager: ChatManager, row: StreamSession) -> None:
-    if not await manager.close_session(str(row.id)):
+    if not await manager.commands.close_session(str(row.id)):
         raise WireError("not_found", _("This connection has ended already."))
 
 

@@ -26,7 +26,7 @@ HEAVY = ("parts", "inputs", "data", "version__graph", "chat__graph", "chat__vars
 
 
 async def _stop(manager: ChatManager, row: Turn) -> None:
-    await manager.stop_as_operator(str(row.chat_id), str(row.id))
+    await manager.commands.stop_as_operator(str(row.chat_id), str(row.id))
 
 
 STOP = Operation(

@@ -108,7 +108,7 @@ class ChatClient:
             # Somebody may have spoken since its admission, in a log that was lost since. That nothing is missing, only
             # a row says that is not there after the position was taken.
             position = self.ring.position
-            await self.manager.check_owner(self)
+            await self.manager.clients.check_owner(self)
             if self.ring.position == position:
                 break
         await self._greet()
@@ -151,7 +151,7 @@ class ChatClient:
                     flow=admitted.flow,
                     user=protocol.UserInfo(id=str(self.identity.user_id), name=self.identity.name),
                     skill=admitted.skill,
-                    server=self.manager.server_info(),
+                    server=self.manager.clients.server_info(),
                     limits=protocol.Limits(
                         text_chars=settings.HEADRACE.text_chars,
                         frame_bytes=settings.HEADRACE.frame_in_bytes,
@@ -162,12 +162,12 @@ class ChatClient:
                 )
             )
         )
-        if self.manager.outage is not None:
-            self.pump.post(self.manager.outage)
+        if self.manager.clients.outage is not None:
+            self.pump.post(self.manager.clients.outage)
         if self.is_mine:
             self.pump.follow(self.ring, wanted if resumed else None)
         else:
-            self.pump.post(self.manager.empty_snapshot(self.chat, position))
+            self.pump.post(self.manager.clients.empty_snapshot(self.chat, position))
         early, self._early = self._early, None
         for frame in early:
             self.pump.post(frame)
@@ -271,7 +271,7 @@ class ChatClient:
     def close_soon(self, error: WireError) -> None:
         """From code that can't wait: the close goes out by a task that the manager owns."""
         if not self.has_closed:
-            self.manager.spawn(self.close(error))
+            self.manager.tasks.spawn(self.close(error))
 
     async def close(self, error: WireError) -> None:
         """Error frame, then the close with the catalogue's code and the code's name as reason. Bounded."""
@@ -308,11 +308,11 @@ class ChatClient:
     def _on_first_event(self) -> None:
         """Something is in the log of a chat whose row this socket has not seen: it hears nothing before that."""
         self.ring.listeners.discard(self._on_first_event)
-        self.manager.spawn(self._claim_or_close())
+        self.manager.tasks.spawn(self._claim_or_close())
 
     async def _claim_or_close(self) -> None:
         try:
-            await self.manager.check_owner(self)
+            await self.manager.clients.check_owner(self)
         except WireError as error:
             await self.close(error)
 
@@ -325,7 +325,7 @@ class ChatClient:
                 self.pump.follow(self.ring, self._start)
 
     async def _snapshot(self) -> tuple[bytes, Position]:
-        return await self.manager.snapshot(self.chat)
+        return await self.manager.clients.snapshot(self.chat)
 
     # -------------------------------------------------------------------------------------- once a second
 
@@ -368,40 +368,40 @@ def error_frame(error: WireError, trace: str, locale: str, command: str | None =
 
 
 async def _say(client: ChatClient, command: protocol.Say) -> None:
-    client.reply(command.id, await client.manager.say(client.admitted, command))
+    client.reply(command.id, await client.manager.commands.say(client.admitted, command))
     client.becomes_mine()
 
 
 async def _own(client: ChatClient, missing: str) -> None:
     """A chat without a row has nothing that could be meant."""
     if not client.is_mine:
-        await client.manager.check_owner(client)
+        await client.manager.clients.check_owner(client)
     if not client.is_mine:
         raise WireError(missing)
 
 
 async def _answer(client: ChatClient, command: protocol.AnswerCommand) -> None:
     await _own(client, "question_not_found")
-    client.reply(command.id, await client.manager.answer(client.identity, client.chat, command))
+    client.reply(command.id, await client.manager.commands.answer(client.identity, client.chat, command))
 
 
 async def _stop(client: ChatClient, command: protocol.Stop) -> None:
     await _own(client, "turn_not_running")
-    client.reply(command.id, await client.manager.stop_turn(client.identity, client.chat, command))
+    client.reply(command.id, await client.manager.commands.stop_turn(client.identity, client.chat, command))
 
 
 async def _regenerate(client: ChatClient, command: protocol.Regenerate) -> None:
     await _own(client, "message_not_found")
-    client.reply(command.id, await client.manager.regenerate(client.admitted, command))
+    client.reply(command.id, await client.manager.commands.regenerate(client.admitted, command))
 
 
 async def _edit(client: ChatClient, command: protocol.Edit) -> None:
     await _own(client, "message_not_found")
-    client.reply(command.id, await client.manager.edit(client.admitted, command))
+    client.reply(command.id, await client.manager.commands.edit(client.admitted, command))
 
 
 async def _auth(client: ChatClient, command: protocol.Auth) -> None:
-    client.authorised(await client.manager.renewed(client.identity, command.token))
+    client.authorised(await client.manager.clients.renewed(client.identity, command.token))
 
 
 ChatClient.commands |= {

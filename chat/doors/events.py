@@ -230,7 +230,7 @@ class EventReader:
         await self.stream.event(head.type, frame, None if head.seq is None else f"{epoch}:{head.seq}")
 
     async def _snapshot(self) -> tuple[bytes, Position]:
-        return await self.manager.snapshot(self.chat)
+        return await self.manager.clients.snapshot(self.chat)
 
     # What the manager does with any client.
 
@@ -253,7 +253,7 @@ class EventReader:
 
     def close_soon(self, error: WireError) -> None:
         if not self.has_closed:
-            self.manager.spawn(self.close(error))
+            self.manager.tasks.spawn(self.close(error))
 
     async def close(self, error: WireError) -> None:
         """The error as the last event, where a socket would hear it too; then `serve` returns."""

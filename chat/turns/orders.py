@@ -1,4 +1,4 @@
-"""What goes into a transaction of `chat/turns/store.py` and comes out of it. Data only."""
+"""What goes into a transaction of `chat/turns/store/` and comes out of it. Data only."""
 
 from typing import Any
 
@@ -6,6 +6,10 @@ import msgspec
 
 from accounts.spend import Spender
 from chat import protocol
+
+
+class Fenced(Exception):
+    """The turn is not this attempt's any more: whoever wrote must fall silent."""
 
 
 class Begin(msgspec.Struct, frozen=True, kw_only=True):

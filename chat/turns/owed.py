@@ -1,4 +1,4 @@
-"""What a row owes clients, as events for the log. Reads only; `chat/turns/store.py` marks them told."""
+"""What a row owes clients, as events for the log. Reads only; `chat/turns/store/tidying.py` marks them told."""
 
 import uuid
 

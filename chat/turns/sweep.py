@@ -18,7 +18,8 @@ from django.conf import settings
 
 from accounts import store as accounts
 from chat.files import tidying as files
-from chat.turns import owed, reads, store
+from chat.turns import owed, reads
+from chat.turns.store import asking, running, tidying
 from streams import database
 from streams import store as worker_store
 from streams.errors import WireError
@@ -49,7 +50,7 @@ class Sweep:
                 manager.worker,
                 host=sockets.gethostname(),
                 pid=os.getpid(),
-                runs_turns=manager.runs_turns,
+                runs_turns=manager.runs.runs_turns,
                 draining=manager.is_draining,
             ),
             is_beat=True,
@@ -68,17 +69,17 @@ class Sweep:
         now = time.monotonic()
         if now < self._judges_from or now - self._seen_at > settings.HEADRACE.dead_after_s:
             return  # who could not say that he lives does not judge who does
-        if manager.runner() and not manager.hub.is_degraded:
+        if manager.runs.runner() and not manager.hub.is_degraded:
             await self._claim()
         others = await database.read(worker_store.live_workers) - {manager.worker}
         manager.control.others = len(others)
         for kind, id_ in await database.read(owed.owed_rows, others):
             await self._try(manager.telling.tell_late(kind, id_), row=id_)
         for chat, question in await database.read(reads.due_questions):
-            expires = manager.transact(chat, store.expire, chat, question, manager.runner())
+            expires = manager.runs.transact(chat, asking.expire, chat, question, manager.runs.runner())
             await self._try(expires, row=question)
         for flow in await database.read(reads.flows_deleted_with_turns):
-            await self._try(manager.end_turns_of_flow(flow), row=flow)
+            await self._try(manager.commands.end_turns_of_flow(flow), row=flow)
         in_use = await database.read(reads.workers_in_use)
         await database.write(worker_store.bury_idle, in_use)
 
@@ -86,13 +87,13 @@ class Sweep:
         """What somebody gave back just now. One look at a time, however many say so."""
         if not self._is_to_take:
             self._is_to_take = True
-            self._manager.spawn(self._take_released())
+            self._manager.tasks.spawn(self._take_released())
 
     async def _take_released(self) -> None:
         """Workers come one after the other, so that each gets some."""
         await asyncio.sleep(random.uniform(0, CLAIMS_OVER_S))
         self._is_to_take = False  # who says so from here on is looked for again
-        if time.monotonic() >= self._judges_from and self._manager.runner() and not self._manager.hub.is_degraded:
+        if time.monotonic() >= self._judges_from and self._manager.runs.runner() and not self._manager.hub.is_degraded:
             await self._claim()
 
     async def purge(self) -> None:
@@ -101,9 +102,9 @@ class Sweep:
         A piece at a time, so that commands go between, until nothing of it is left.
         """
         for chat in await database.read(reads.past_chats):
-            await self._try(database.write(store.purge, chat, until_done=True), row=chat)
+            await self._try(database.write(tidying.purge, chat, until_done=True), row=chat)
         for forget in (
-            store.forget_commands,
+            tidying.forget_commands,
             worker_store.forget_sessions,
             accounts.forget_logins,
             accounts.forget_page_sessions,
@@ -115,14 +116,14 @@ class Sweep:
     async def _claim(self) -> None:
         """Take what nobody runs, until this worker is full."""
         manager = self._manager
-        running = await database.read(reads.running_turns, manager.worker, settings.HEADRACE.turns_per_worker)
-        for turn, chat, attempt, worker in running:
-            if manager.has_in_hand(turn, attempt, chat):
+        found = await database.read(reads.running_turns, manager.worker, settings.HEADRACE.turns_per_worker)
+        for turn, chat, attempt, worker in found:
+            if manager.runs.has_in_hand(turn, attempt, chat):
                 continue
-            if not manager.runner():
+            if not manager.runs.runner():
                 return
             is_lost = worker is not None  # a released turn is nobody's; one of this worker's own was left by a fault
-            claim = manager.transact(chat, store.claim, turn, chat, attempt, worker, manager.worker, is_lost)
+            claim = manager.runs.transact(chat, running.claim, turn, chat, attempt, worker, manager.worker, is_lost)
             await self._try(claim, row=turn)
 
     async def _try(self, work: Coroutine[Any, Any, Any], row: str) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import structlog
 
 from chat import protocol
-from chat.turns import owed, reads, store
+from chat.turns import owed, reads
 from chat.turns.outbox import append_owed
+from chat.turns.store import tidying
 from streams import database
 from streams.errors import WireError
 from streams.hub import Hub, Ring
@@ -48,7 +49,7 @@ class Telling:
             return
         rows = [(kind, id_, rev) for (kind, id_), rev in told.items()]
         try:
-            await database.write(store.mark_told, rows, until_done=True)
+            await database.write(tidying.mark_told, rows, until_done=True)
         except BaseException:
             self._told = told | self._told
             raise

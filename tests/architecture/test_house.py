@@ -32,7 +32,8 @@ REDIS_CALLERS = {
     "config/startup.py",
     "flows/management/commands/demo.py",
 }
-# Rows that only `store.py` files write.
+# Rows that only stores write: `store.py` files, and the one package that took the place of such a file.
+STORE_PACKAGES = {"chat/turns/store"}
 KEPT_ROWS = {"Turn", "Message", "Step", "Question", "Command", "StreamSession", "Worker", "FlowVersion"}
 WRITES = {
     "create",
@@ -189,15 +190,36 @@ def writes_of_kept_rows(tree: ast.Module) -> list[tuple[int, str]]:
     return found
 
 
+def is_store(name: str) -> bool:
+    folder, _, file = name.rpartition("/")
+    return file == "store.py" or folder in STORE_PACKAGES
+
+
 def test_kept_rows_are_written_only_in_stores():
     found = [
         f"{name}:{line} {text}"
         for name, tree in sources(*FLOORS)
-        if not name.endswith("/store.py")
+        if not is_store(name)
         for line, text in writes_of_kept_rows(tree)
         if (name, text) not in OTHER_ROWS
     ]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("flows/store.py", True),
+        ("chat/turns/store/moves.py", True),
+        ("chat/turns/stores.py", False),
+        ("chat/turns/bookstore.py", False),
+        ("chat/turns/store/more/moves.py", False),
+        ("chat/files/store/moves.py", False),
+        ("chat/turns/manager.py", False),
+    ],
+)
+def test_what_is_a_store(name: str, is_one: bool):
+    assert is_store(name) is is_one
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ class Incarnation:
         self.is_dead = True
         self.thaw()
         manager = self.manager
-        tasks = [*manager._run_tasks.values(), *manager._tasks, *self.strays]
+        tasks = [*manager.runs.tasks(), *manager.tasks.all(), *self.strays]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -161,7 +161,7 @@ class Tab:
             self.serving.cancel()
             await asyncio.gather(self.serving, return_exceptions=True)
         if self.socket is not None and not self.life.is_dead:
-            self.life.manager._clients.pop(self.socket.session.id, None)
+            self.life.manager.clients._by_session.pop(self.socket.session.id, None)
             self.life.manager.hub.leave(self.stage.chat)
 
 
@@ -213,15 +213,15 @@ class Stage:
             await life.does(life.manager.telling.mark_told())
             await life.does(life.manager.sweep.sweep())
 
-    async def calls(self, life: Incarnation, name: str, *args: Any, **fields: Any) -> Any:
-        """A coroutine of this worker's manager, as its own step."""
-        return await life.does(getattr(life.manager, name)(*args, **fields))
+    async def commands(self, life: Incarnation, name: str, *args: Any, **fields: Any) -> Any:
+        """A command at this worker, as its own step."""
+        return await life.does(getattr(life.manager.commands, name)(*args, **fields))
 
     async def at_rest(self, life: Incarnation) -> None:
         """Nothing runs on it, nothing is told, and its tabs show what is in the log."""
         manager: ChatManager = life.manager
         async with asyncio.timeout(20):
-            while work := [*manager._run_tasks.values(), *manager._tasks]:
+            while work := [*manager.runs.tasks(), *manager.tasks.all()]:
                 await asyncio.wait(work)
         for tab in self.tabs:
             if tab.life is life and not tab.closed:

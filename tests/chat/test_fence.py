@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from chat.models import Chat, Command, Message, Question, Step, Turn
-from chat.turns import orders, store
+from chat.turns import orders
+from chat.turns.store import asking, beginning, running
 from flows.models import Provider
 from providers import fake_openai
 from streams import database
@@ -202,7 +203,7 @@ async def test_a_stop_that_meets_a_zombie_ends_the_turn_of_the_other(staged):
     await looks_on.until_attempt(turn, 2)
     await looks_on.until_shown(turn, "Five six")
     assert (await tab.command("stop"))["type"] == "ok"  # the zombie's own run is stopped, its finish is fenced
-    await stage.calls(two, "_poll_stops")
+    await two.does(two.manager.runs.poll_stops())
     assert (await looks_on.until_ended(turn))["status"] == "stopped"
     await stage.at_rest(one)
     await stage.at_rest(two)
@@ -217,10 +218,10 @@ ASKED = orders.Asked(
 )
 STEP = orders.PendingStep(key="s", kind="step", arguments_hash="", value={"value": 1, "opened": 0}, parts=[])
 WRITES: dict[str, Callable[[orders.RunOrder], Any]] = {
-    "keep_steps": lambda order: store.keep_steps(order, [STEP], None),
-    "ask": lambda order: store.ask(order, ASKED, [], [STEP], None),
-    "release": lambda order: store.release(order, [], [STEP], None),
-    "finish": lambda order: store.finish(order, "done", []),
+    "keep_steps": lambda order: running.keep_steps(order, [STEP], None),
+    "ask": lambda order: asking.ask(order, ASKED, [], [STEP], None),
+    "release": lambda order: running.release(order, [], [STEP], None),
+    "finish": lambda order: running.finish(order, "done", []),
 }
 
 
@@ -238,14 +239,14 @@ async def test_a_row_takes_nothing_from(staged, write: str, by: str):
         text="hello",
         worker=stage.chat,
     )
-    order = (await database.write(store.begin_turn, begin)).run
+    order = (await database.write(beginning.begin_turn, begin)).run
     if by == "an older attempt":
-        await database.write(store.claim, order.turn, order.chat, 1, stage.chat, stage.chat, True)
+        await database.write(running.claim, order.turn, order.chat, 1, stage.chat, stage.chat, True)
     elif by == "an attempt that is to come":
         order = msgspec.structs.replace(order, attempt=2)
     else:
-        await database.write(store.finish, order, "stopped", [])
+        await database.write(running.finish, order, "stopped", [])
     before = await rows()
-    with pytest.raises(store.Fenced):
+    with pytest.raises(orders.Fenced):
         await database.write(WRITES[write], order)
     assert await rows() == before

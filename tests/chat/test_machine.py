@@ -113,7 +113,7 @@ class Machine(RuleBasedStateMachine):
         """One that has something in hand more often than others."""
         world = self.world
         tabs = [client.connection.life for client in world.clients if client.connection is not None]
-        busy = [slot for slot, life in enumerate(world.lives) if life.manager._runs or life in tabs]
+        busy = [slot for slot, life in enumerate(world.lives) if life.manager.runs._by_attempt or life in tabs]
         return self.chance.choice(busy if busy and self.chance.random() < 0.7 else range(WORKERS))
 
     # ----------------------------------------------------------------------------------- people

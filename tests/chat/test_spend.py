@@ -10,7 +10,8 @@ import pytest
 from accounts.models import Budget, Spent
 from accounts.spend import Spender
 from chat.models import Chat, Command, Turn
-from chat.turns import store
+from chat.turns import orders
+from chat.turns.store import asking, beginning, moves, running
 from flows.models import Provider
 from providers.base import Chunk
 from providers.scripted import Scripted
@@ -72,9 +73,9 @@ async def test_steps_a_question_and_the_end_count_what_each_used_more(talk: Talk
     await limited(user=talk.user)
     order = (await talk.say()).run
     for _ in range(2):  # once more where the reply was lost
-        await database.write(store.keep_steps, order, [], usage(10))
+        await database.write(running.keep_steps, order, [], usage(10))
     assert await spent() == [(10, 0)]
-    question, _ = await database.write(store.ask, order, ASKED, [], [], usage(25))
+    question, _ = await database.write(asking.ask, order, ASKED, [], [], usage(25))
     assert await spent() == [(25, 0)]
     again = (await talk.answer(question)).run
     await talk.end(again, usage=usage(60))
@@ -85,10 +86,10 @@ async def test_a_released_turn_has_counted_and_its_next_run_counts_the_rest(talk
     await limited(user=talk.user)
     order = (await talk.say()).run
     for _ in range(2):
-        await database.write(store.release, order, [], [], usage(40))
+        await database.write(running.release, order, [], [], usage(40))
     assert await spent() == [(40, 0)]
     claim = (order.turn, order.chat, order.attempt, None, WORKER, False)
-    again = (await database.write(store.claim, *claim)).run
+    again = (await database.write(running.claim, *claim)).run
     await talk.end(again, usage=usage(70))
     assert await spent() == [(70, 0)]
 
@@ -96,13 +97,13 @@ async def test_a_released_turn_has_counted_and_its_next_run_counts_the_rest(talk
 async def test_what_a_fenced_run_used_is_not_counted(talk: Talk):
     await limited(user=talk.user)
     order = (await talk.say()).run
-    await database.write(store.claim, order.turn, order.chat, order.attempt, WORKER, str(uuid.uuid4()), True)
+    await database.write(running.claim, order.turn, order.chat, order.attempt, WORKER, str(uuid.uuid4()), True)
     for write in (
-        lambda: store.finish(order, "done", [], usage=usage(40)),
-        lambda: store.keep_steps(order, [], usage(40)),
-        lambda: store.release(order, [], [], usage(40)),
+        lambda: running.finish(order, "done", [], usage=usage(40)),
+        lambda: running.keep_steps(order, [], usage(40)),
+        lambda: running.release(order, [], [], usage(40)),
     ):
-        with pytest.raises(store.Fenced):
+        with pytest.raises(orders.Fenced):
             await database.write(write)
     assert await spent() == []
 
@@ -111,7 +112,7 @@ async def test_a_transaction_that_is_undone_has_counted_nothing(talk: Talk, monk
     await limited(user=talk.user)
     order = (await talk.say()).run
     with monkeypatch.context() as broken:
-        broken.setattr(store, "insert", lambda row: 1 / 0)  # the answer's row
+        broken.setattr(moves, "insert", lambda row: 1 / 0)  # the answer's row
         with pytest.raises(ZeroDivisionError):
             await talk.end(order, usage=usage(30))
     assert await spent() == []
@@ -163,9 +164,9 @@ async def test_a_refused_say_goes_through_by_the_same_id_once_there_is_more(talk
     await use_up(budget)
     begin = talk.begin()
     with pytest.raises(WireError):
-        await database.write(store.begin_turn, begin)
+        await database.write(beginning.begin_turn, begin)
     await database.write(lambda: Budget.objects.update(limit_tokens=1000))
-    assert (await database.write(store.begin_turn, begin)).run
+    assert (await database.write(beginning.begin_turn, begin)).run
 
 
 @pytest.mark.parametrize("by", ["answer", "say"])

@@ -5,8 +5,8 @@ import itertools
 import pytest
 
 from chat.models import Turn
-from chat.turns import store
 from chat.turns.states import ACTIVE, LEGAL, UNENDED, TurnState, can_move
+from chat.turns.store import moves
 
 QUEUED, RUNNING, WAITING = TurnState.QUEUED, TurnState.RUNNING, TurnState.WAITING
 DONE, STOPPED, ERROR = TurnState.DONE, TurnState.STOPPED, TurnState.ERROR
@@ -35,11 +35,11 @@ def test_a_turn_moves_as_the_table_says(before: TurnState, after: TurnState):
 def test_a_row_moves_as_the_table_says_or_stays_as_it_was(before: TurnState, after: TurnState):
     turn = Turn(state=before.value)
     if (before, after) in MOVES:
-        store._move(turn, after)
+        moves.move(turn, after)
         assert turn.state == after.value
     else:
         with pytest.raises(ValueError, match=f"from {before} to {after}"):
-            store._move(turn, after)
+            moves.move(turn, after)
         assert turn.state == before.value
 
 

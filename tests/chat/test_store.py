@@ -13,7 +13,8 @@ from django.contrib.auth.models import Group
 
 from chat import snapshot
 from chat.models import Chat, Command, File, Message, Question, Turn
-from chat.turns import orders, reads, store
+from chat.turns import orders, reads
+from chat.turns.store import asking, beginning, chats, running, stopping, tidying
 from flows import build
 from flows import store as flow_store
 from flows.models import Flow
@@ -53,7 +54,7 @@ class Talk:
         return f"c{next(self._ids)}"
 
     async def say(self, text: str = "hello", **fields: Any) -> orders.Outcome:
-        return await database.write(store.begin_turn, self.begin(text, **fields))
+        return await database.write(beginning.begin_turn, self.begin(text, **fields))
 
     async def refused(self, text: str = "hello", **fields: Any) -> WireError:
         with pytest.raises(WireError) as refusal:
@@ -63,20 +64,20 @@ class Talk:
     async def end(self, order: orders.RunOrder, state: str = "done", **fields: Any) -> orders.Outcome:
         parts = [{"id": f"{order.number}.m#1", "kind": "text", "text": "answer"}]
         fields.setdefault("next_worker", WORKER)
-        return (await database.write(lambda: store.finish(order, state, parts, **fields)))[1]
+        return (await database.write(lambda: running.finish(order, state, parts, **fields)))[1]
 
     async def ask(self, order: orders.RunOrder, **fields: Any) -> Question:
         asked = msgspec.structs.replace(ASKED, **fields)
-        return (await database.write(store.ask, order, asked, [], [], None))[0]
+        return (await database.write(asking.ask, order, asked, [], [], None))[0]
 
     async def answer(self, question: Question, value: Any = "Yes", action: str = "accept", **fields: Any) -> Any:
         command = fields.get("command") or self.id()
         return await database.write(
-            store.answer, self.chat, self.user.id, command, str(question.id), action, value, WORKER
+            asking.answer, self.chat, self.user.id, command, str(question.id), action, value, WORKER
         )
 
     async def stop(self, turn: str | None = None, command: str | None = None) -> orders.Outcome:
-        return await database.write(store.stop, self.chat, self.user.id, command or self.id(), turn, WORKER)
+        return await database.write(stopping.stop, self.chat, self.user.id, command or self.id(), turn, WORKER)
 
     async def row(self) -> Chat:
         return await database.read(lambda: Chat.objects.get(id=self.chat))
@@ -387,7 +388,7 @@ async def test_a_later_message_does_not_change_the_title(talk: Talk):
 
 async def test_a_chat_that_was_named_keeps_its_name(talk: Talk):
     await talk.end((await talk.say("first")).run)
-    await database.write(lambda: store.patch_chat(talk.chat, talk.user.id, title="Mine"))
+    await database.write(lambda: chats.patch_chat(talk.chat, talk.user.id, title="Mine"))
     await talk.say("second")
     row = await talk.row()
     assert (row.title, row.rev) == ("Mine", 2)
@@ -396,12 +397,12 @@ async def test_a_chat_that_was_named_keeps_its_name(talk: Talk):
 async def test_what_a_chat_is_found_by_goes_with_its_title(talk: Talk):
     await talk.end((await talk.say("Große Räder")).run)
     assert (await talk.row()).search_title == "grosse räder"
-    await database.write(lambda: store.patch_chat(talk.chat, talk.user.id, title="МОСКВА"))
+    await database.write(lambda: chats.patch_chat(talk.chat, talk.user.id, title="МОСКВА"))
     assert (await talk.row()).search_title == "москва"
 
 
 async def test_a_chat_made_with_a_title_keeps_it(talk: Talk):
-    made = await database.write(store.create_chat, talk.user.id, str(talk.flow.id), "Mine")
+    made = await database.write(chats.create_chat, talk.user.id, str(talk.flow.id), "Mine")
     talk.chat = str(made.id)
     await talk.say("first")
     assert (await talk.row()).title == "Mine"
@@ -445,7 +446,7 @@ async def pass_time(question: Question) -> None:
 
 
 async def expire(talk: Talk, question: Question) -> orders.Outcome:
-    return await database.write(store.expire, talk.chat, str(question.id), WORKER)
+    return await database.write(asking.expire, talk.chat, str(question.id), WORKER)
 
 
 async def test_a_default_answers_what_nobody_answered(talk: Talk):
@@ -529,7 +530,7 @@ async def aged(chat: str, days: float = 2) -> None:
 
 
 async def purged() -> list[str]:
-    return [chat for chat in await database.read(reads.past_chats) if await database.write(store.purge, chat)]
+    return [chat for chat in await database.read(reads.past_chats) if await database.write(tidying.purge, chat)]
 
 
 async def test_a_debug_chat_past_its_day_loses_its_contents_and_stays_deleted(talk: Talk):
@@ -587,24 +588,24 @@ async def test_a_command_is_kept_for_a_week_and_outlives_its_chat(talk: Talk):
         Command.objects.update(created=row.created - timedelta(days=days))
 
     await database.write(age, 6.9)
-    await database.write(store.forget_commands)
+    await database.write(tidying.forget_commands)
     assert (await talk.say(command="once")).reply == begun.reply
-    await database.write(lambda: store.delete_chat(talk.chat, talk.user.id, WORKER))
+    await database.write(lambda: chats.delete_chat(talk.chat, talk.user.id, WORKER))
     assert await database.read(Command.objects.count) == 1
     await database.write(age, 0.2)
-    await database.write(store.forget_commands)
+    await database.write(tidying.forget_commands)
     assert await database.read(Command.objects.count) == 0
 
 
 async def test_a_deleted_chat_is_nobodys_for_every_command(talk: Talk):
     run = (await talk.say()).run
     question = await talk.ask(run)
-    await database.write(lambda: store.delete_chat(talk.chat, talk.user.id, WORKER))
+    await database.write(lambda: chats.delete_chat(talk.chat, talk.user.id, WORKER))
     assert (await talk.refused()).code == "chat_not_found"
     for command in (talk.answer(question), talk.stop()):
         with pytest.raises(WireError, match="chat_not_found"):
             await command
-    for change in (store.patch_chat, lambda *given: store.delete_chat(*given, WORKER)):
+    for change in (chats.patch_chat, lambda *given: chats.delete_chat(*given, WORKER)):
         with pytest.raises(WireError, match="not_found"):
             await database.write(change, talk.chat, talk.user.id)
 
@@ -612,7 +613,7 @@ async def test_a_deleted_chat_is_nobodys_for_every_command(talk: Talk):
 async def test_deleting_ends_what_waits_and_tells_what_runs_to_stop(talk: Talk):
     running = await talk.say()
     queued = (await talk.say("next")).reply["turn"]
-    deleted = await database.write(lambda: store.delete_chat(talk.chat, talk.user.id, WORKER))
+    deleted = await database.write(lambda: chats.delete_chat(talk.chat, talk.user.id, WORKER))
     assert (deleted.stops, deleted.owed, deleted.owes_chat) == ([running.reply["turn"]], [queued], True)
     assert await talk.states() == ["running", "stopped"]
     ended = await talk.end(running.run, "stopped")
@@ -637,7 +638,7 @@ async def filled(talk: Talk, count: int, chars: int) -> list[str]:
     """So many messages more in the chat, oldest first, each with so much text."""
 
     def fill() -> list[str]:
-        made = Chat.objects.filter(id=talk.chat).first() or store.create_chat(talk.user.id, str(talk.flow.id), "")
+        made = Chat.objects.filter(id=talk.chat).first() or chats.create_chat(talk.user.id, str(talk.flow.id), "")
         talk.chat = str(made.id)
         rows = [
             Message(
@@ -713,6 +714,6 @@ async def test_an_open_turn_has_its_message_though_it_is_older_than_those_shown(
 
 async def test_a_snapshot_of_a_deleted_chat_is_refused(talk: Talk, shows):
     await filled(talk, 1, 10)
-    await database.write(lambda: store.delete_chat(talk.chat, talk.user.id, WORKER))
+    await database.write(lambda: chats.delete_chat(talk.chat, talk.user.id, WORKER))
     with pytest.raises(WireError, match="chat_not_found"):
         await shows(talk)

@@ -117,7 +117,7 @@ async def test_a_run_that_went_on_and_is_released_keeps_no_part_of_the_step_that
     two, tab = await stage.succeeds(one, tab)
     await stage.sweep(two)
     await tab.until_shown(turn, "One two three four")
-    [run] = two.manager._runs.values()
+    [run] = two.manager.runs._by_attempt.values()
     await two.does(run.release())
     assert (await stage.turn(turn)).parts == []
     three = await stage.worker()
@@ -168,7 +168,7 @@ async def test_a_released_turn_goes_on_where_it_was_cut(goes_on):
     turn = (await tab.say("hang"))["turn"]
     await looks_on.until_shown(turn, "First.|Between.|One two")
     texts = shown_since(looks_on, turn, looks_on.text(turn))
-    [run] = one.manager._runs.values()
+    [run] = one.manager.runs._by_attempt.values()
     await one.does(run.release())
     await stage.sweep(two)
     assert text_of((await looks_on.until_ended(turn))["parts"]) == "First.|Between.|One two three four."
@@ -256,10 +256,10 @@ async def test_a_zero_character_that_a_template_made_is_in_no_row(staged):
 async def test_however_many_turns_are_released_at_once_there_is_one_look(staged):
     stage = await staged(TALK)
     one = await stage.worker()
-    before = len(one.manager._tasks)
+    before = len(one.manager.tasks.all())
     for _ in range(20):
         one.manager._heed({"kind": "released"})
-    assert len(one.manager._tasks) == before + 1
+    assert len(one.manager.tasks.all()) == before + 1
     await stage.at_rest(one)
 
 

@@ -17,8 +17,8 @@ import pytest
 from chat import snapshot
 from chat.models import Question, Step
 from chat.protocol import Stop
-from chat.turns import store
 from chat.turns.orders import Begin
+from chat.turns.store import beginning, chats, stopping
 from flows import handlers
 from streams import database
 from streams.errors import WireError
@@ -152,7 +152,7 @@ async def test_trace_03b_an_epoch_that_another_began_is_begun_with_the_whole_sta
 async def test_trace_03_a_title_that_a_new_epoch_swallowed_is_told_there(staged):
     stage = await staged(TALK)
     one, two = await stage.worker(), await stage.worker()
-    made = await database.write(store.create_chat, stage.user.id, str(stage.flow.id), "")
+    made = await database.write(chats.create_chat, stage.user.id, str(stage.flow.id), "")
     stage.chat = str(made.id)
     tab, looks_on = await stage.tab(one), await stage.tab(two)
     held = one.at_call("holds", "write:begin_turn")
@@ -262,7 +262,7 @@ async def test_trace_05_lost_answer_of_a_claim_is_claimed_again(staged):
     two, tab = await stage.succeeds(one, tab)
     two.at_call("loses", "write:claim")
     await stage.sweep(two)
-    assert (await stage.turn(turn)).attempt == 2 and not two.manager._runs
+    assert (await stage.turn(turn)).attempt == 2 and not two.manager.runs._by_attempt
     await stage.sweep(two)
     answer = await tab.until_ended(turn)
     assert text_of(answer["parts"]) == "One two three four."
@@ -829,7 +829,7 @@ async def test_trace_12a_a_stop_between_running_and_waiting_ends_the_turn(staged
     held = one.at_call("holds", "write:ask")
     turn = (await tab.say("hello"))["turn"]
     await held.reached()
-    await database.write(store.stop, stage.chat, stage.user.id, "s1", None, None)  # its message is lost
+    await database.write(stopping.stop, stage.chat, stage.user.id, "s1", None, None)  # its message is lost
     held.go()
     await stage.at_rest(one)
     await stage.sweep(one)
@@ -847,7 +847,7 @@ async def test_trace_12b_a_stop_sent_again_does_not_hit_the_next_turn(staged):
     second = (await tab.say("stuck again"))["turn"]
     one.at_call("loses", "write:stop")
     assert (await tab.command("stop", id="again"))["code"] == "unavailable"
-    await stage.calls(one, "_poll_stops")
+    await one.does(one.manager.runs.poll_stops())
     assert (await tab.until_ended(first))["status"] == "stopped"
     await tab.until_state(second, "running")
     assert (await tab.command("stop", id="again"))["type"] == "ok"
@@ -976,7 +976,7 @@ async def test_trace_14_the_end_of_a_lost_turn_runs_the_next_one(staged, bounds)
 async def test_trace_14_a_turn_queued_behind_a_process_that_runs_none_is_taken_up(staged):
     stage = await staged(TALK)
     one, web = await stage.worker(), await stage.worker()
-    web.manager.runs_turns = False
+    web.manager.runs.runs_turns = False
     tab = await stage.tab(web)
     turn = (await tab.say("hello"))["turn"]
     assert (await stage.turn(turn)).worker is None
@@ -1033,7 +1033,7 @@ async def test_a_deleted_chat_closes_its_sockets_on_a_worker_that_no_message_rea
     tab = await stage.tab(two)
     await tab.until_ended((await tab.say("hello"))["turn"])
     one.manager.control.others = 0  # it has not heard of the other as yet
-    await stage.calls(one, "delete_chat", stage.chat, stage.user.id)
+    await stage.commands(one, "delete_chat", stage.chat, stage.user.id)
     await tab.until(lambda: tab.closed)
     assert tab.closed == (1000, "chat_deleted")
 
@@ -1046,7 +1046,7 @@ async def test_trace_15_a_deleted_chat_ends_its_turns_and_takes_no_say_again(sta
     await tab.until_shown(first, "Five six")
     second = (await tab.say("next"))["turn"]
     await tab.until_state(second, "queued")
-    await stage.calls(one, "delete_chat", stage.chat, stage.user.id)
+    await stage.commands(one, "delete_chat", stage.chat, stage.user.id)
     await tab.until(lambda: tab.closed)
     assert tab.closed == (1000, "chat_deleted")
     await stage.at_rest(one)
@@ -1061,7 +1061,7 @@ async def test_trace_15_a_deleted_chat_ends_its_turns_and_takes_no_say_again(sta
         text="stuck",
     )
     with pytest.raises(WireError, match="chat_not_found"):
-        await database.write(store.begin_turn, begin)
+        await database.write(beginning.begin_turn, begin)
     assert len(await stage.turns()) == 2
     ends = [event["turn"] for event in await stage.events() if event["type"] == "turn_end"]
     assert sorted(ends) == sorted([first, second])
@@ -1139,7 +1139,7 @@ async def test_trace_b2b_a_claim_that_ends_a_turn_shows_its_message_first(staged
     await until(lambda: one.is_dead, 10)
     await stage.died(one)
     await looks_on.until(lambda: looks_on.socket.is_mine or not looks_on.view.turns)
-    await stage.calls(two, "stop_turn", looks_on.socket.identity, stage.chat, Stop(id="s1"))
+    await stage.commands(two, "stop_turn", looks_on.socket.identity, stage.chat, Stop(id="s1"))
     await stage.sweep(two)
     assert (await looks_on.until_ended(reply["turn"]))["status"] == "stopped"
     assert text_of(looks_on.view.messages[reply["message"]]["parts"]) == "hello"
@@ -1176,7 +1176,7 @@ async def test_trace_b2d_what_an_unheard_attempt_kept_does_not_replace_what_was_
     await stage.sweep(two)
     await until(lambda: two.is_dead, 10)
     await stage.died(two)
-    await database.write(store.stop, stage.chat, stage.user.id, "s1", None, None)
+    await database.write(stopping.stop, stage.chat, stage.user.id, "s1", None, None)
     await stage.sweep(three)
     answer = await looks_on.until_ended(turn)
     assert (answer["status"], text_of(answer["parts"])) == ("stopped", "Rolled 1.")
@@ -1248,7 +1248,7 @@ async def test_trace_b4_a_released_turn_keeps_no_open_part(staged):
     tab = await stage.tab(one)
     turn = (await tab.say("hang"))["turn"]
     await tab.until_shown(turn, "First.|Between.|One two")
-    [run] = one.manager._runs.values()
+    [run] = one.manager.runs._by_attempt.values()
     await one.does(run.release())
     row = await stage.turn(turn)
     assert (row.worker, text_of(row.parts)) == (None, "First.|Between.")

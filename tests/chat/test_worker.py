@@ -16,7 +16,7 @@ from accounts.models import Login
 from accounts.tokens import Identity
 from chat.models import Chat, Command
 from chat.turns import manager as managers
-from chat.turns import owed
+from chat.turns import owed, tasks
 from chat.turns.control import GROUP, Control
 from chat.turns.manager import ChatManager
 from streams import database
@@ -31,7 +31,7 @@ LATE_S = 20.0
 
 @pytest.fixture
 async def manager(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ChatManager]:
-    monkeypatch.setattr(managers, "SHUTDOWN_S", 1.0)
+    monkeypatch.setattr(tasks, "SHUTDOWN_S", 1.0)
     one = ChatManager()
     await one.start()
     yield one
@@ -50,7 +50,7 @@ async def test_a_worker_leaves_although_a_task_of_it_does_not_heed_its_end(manag
             except asyncio.CancelledError:
                 pass
 
-    manager.spawn(deaf())
+    manager.tasks.spawn(deaf())
     await asyncio.sleep(0)  # it has begun
     await manager.stop()
     assert not over.is_set()
@@ -156,7 +156,7 @@ async def test_a_worker_that_was_deaf_for_a_while_has_one_channel(manager: ChatM
             raise OSError("gone")
 
     monkeypatch.setattr(RedisPubSubLoopLayer, "group_add", fail_at_first)
-    control = Control("other", lambda message: None, manager.spawn)
+    control = Control("other", lambda message: None, manager.tasks.spawn)
     listening = asyncio.create_task(control.listen())
     await until(lambda: len(tries) == 4, what="it listens again")
     mine = [name for name in layer.channels if "other." in name]
@@ -175,7 +175,7 @@ async def test_a_message_that_cannot_be_heeded_costs_no_other(manager: ChatManag
         if message["n"] == 1:
             raise KeyError("kind")
 
-    listening = asyncio.create_task(Control("other", heed, manager.spawn).listen())
+    listening = asyncio.create_task(Control("other", heed, manager.tasks.spawn).listen())
 
     async def hears(n: int) -> bool:
         await get_channel_layer().group_send(GROUP, {"type": "control", "by": "a third", "kind": "x", "n": n})

@@ -10,6 +10,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -19,12 +20,13 @@ from accounts.tokens import identity_of
 from chat import snapshot
 from chat.doors import admission
 from chat.models import Chat, Command, Message, Question, Step, Turn
-from chat.turns import store
 from chat.turns.control import Control
-from chat.turns.manager import ChatManager
+from chat.turns.ctx import Ctx
+from chat.turns.model_calls import ModelCalls
 from chat.turns.orders import RunOrder
-from chat.turns.runner import Run
+from chat.turns.runs import Runs
 from chat.turns.states import ACTIVE, UNENDED
+from chat.turns.store import rows, running
 from flows.context import LLMCall
 from providers.base import LLMMessage
 from streams import database, redis
@@ -165,9 +167,9 @@ class Connection:
         await asyncio.gather(self.serving, return_exceptions=True)
         manager, socket = self.life.manager, self.socket
         if socket is not None and not self.life.is_dead:
-            manager._clients.pop(socket.session.id, None)
-            manager._drop(manager._by_chat, socket.chat, socket)
-            manager._drop(manager._by_user, socket.identity.user_id, socket)
+            manager.clients._by_session.pop(socket.session.id, None)
+            manager.clients._drop(manager.clients._by_chat, socket.chat, socket)
+            manager.clients._drop(manager.clients._by_user, socket.identity.user_id, socket)
             manager.hub.leave(socket.chat)
 
 
@@ -324,7 +326,7 @@ class World:
             "beat": manager.sweep.beat,
             "sweep": manager.sweep.sweep,
             "told": manager.telling.mark_told,
-            "stops": manager._poll_stops,
+            "stops": manager.runs.poll_stops,
             "tops": lambda: self._refresh(life),
         }
         self.duties[slot, duty] = life.does(_patiently(duties[duty]()))
@@ -371,7 +373,7 @@ class World:
         for slot, life in enumerate(self.lives):
             if life.is_dead or life.is_frozen:
                 continue
-            tasks += [*life.manager._run_tasks.values(), *life.manager._tasks, *life.strays]
+            tasks += [*life.manager.runs.tasks(), *life.manager.tasks.all(), *life.strays]
             tasks += [task for (where, _), task in self.duties.items() if where == slot and not task.done()]
         for client in self.clients:
             connection = client.connection
@@ -471,8 +473,8 @@ class World:
                 assert fresh.messages == client.view.messages, client.name
                 assert fresh.leaf == client.view.leaf, client.name
         for life in self.lives:
-            manager = life.manager
-            assert not (manager._runs or manager._under_way or manager.telling._under_way), "work is left over"
+            manager, runs = life.manager, life.manager.runs
+            assert not (runs._by_attempt or runs._under_way or manager.telling._under_way), "work is left over"
             sockets = sum(client.connection.life is life for client in self.clients)
             assert sum(watch.count for watch in manager.hub._watches.values()) == sockets, "a watch is left over"
 
@@ -528,17 +530,26 @@ async def rolls(params: dict[str, Any], ctx: Any) -> None:
     await step(third)
 
 
+_ctx: ContextVar[Ctx] = ContextVar("ctx")  # whose model is called
+
+
 def watched(patch: pytest.MonkeyPatch) -> None:
     """Let the present world see runs, claims, steps and control messages."""
-    begin_run, stream, claim, save_steps = ChatManager._begin_run, Run._stream_llm, store.claim, store._save_steps
+    begin_run, claim, save_steps = Runs._begin, running.claim, rows.save_steps
+    llm, stream = Ctx.llm, ModelCalls.stream
 
-    def _begin_run(self: ChatManager, order: RunOrder, *args: Any) -> None:
+    def _begin_run(self: Runs, order: RunOrder, *args: Any) -> None:
         World.current.begins_run(order)
         begin_run(self, order, *args)
 
-    async def _stream_llm(self: Run, call: Any) -> Any:
-        scope = self._parts.scope
-        World.current.does_step(self.order, f"llm:{scope}:{self._journal._calls['llm', scope]}")
+    async def _llm(self: Ctx, call: Any, **named: Any) -> Any:
+        _ctx.set(self)
+        return await llm(self, call, **named)
+
+    async def _stream(self: ModelCalls, call: Any) -> Any:
+        ctx = _ctx.get()
+        scope = ctx._parts.scope
+        World.current.does_step(ctx.order, f"llm:{scope}:{ctx._journal._calls['llm', scope]}")
         return await stream(self, call)
 
     @wraps(claim)
@@ -557,10 +568,11 @@ def watched(patch: pytest.MonkeyPatch) -> None:
     async def _to_others(self: Control, message: dict[str, Any]) -> None:
         World.current.letters.append((self._worker, message))
 
-    patch.setattr(ChatManager, "_begin_run", _begin_run)
-    patch.setattr(Run, "_stream_llm", _stream_llm)
-    patch.setattr(store, "claim", _claim)
-    patch.setattr(store, "_save_steps", _save_steps)
+    patch.setattr(Runs, "_begin", _begin_run)
+    patch.setattr(Ctx, "llm", _llm)
+    patch.setattr(ModelCalls, "stream", _stream)
+    patch.setattr(running, "claim", _claim)
+    patch.setattr(rows, "save_steps", _save_steps)
     patch.setattr(Control, "_to_others", _to_others)
 
 

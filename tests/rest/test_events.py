@@ -195,9 +195,9 @@ async def test_a_reader_that_does_not_read_is_dropped_without_a_line(anna: Remot
     with peer:
         await loop.sock_connect(peer, (name, int(port)))
         await loop.sock_sendall(peer, said.format(anna.http.headers["Authorization"]).encode())
-        [reader] = await until(lambda: manager().clients_of(chat), what="the reader is there")
+        [reader] = await until(lambda: manager().clients.of_chat(chat), what="the reader is there")
         post = b'{"type":"notification","data":"%b"}' % (b"x" * 200_000)
-        await until(lambda: reader.post(post) or not manager().clients_of(chat), what="the reader is given up")
+        await until(lambda: reader.post(post) or not manager().clients.of_chat(chat), what="the reader is given up")
         row = await until(lambda: _ended(chat), what="the session has ended")
     assert (row.state, row.close_reason) == ("error", "slow_reader")
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []

@@ -71,7 +71,7 @@ async def test_sockets_at_another_worker_count(
     check_refusal(await refusal(door()), "too_many_connections")
     leave()
     await until(lambda: is_let_in(door()), what="there is room again")
-    await until(lambda: not manager().places._held, what="all have left")
+    await until(lambda: not manager().clients.places._held, what="all have left")
 
 
 async def test_a_reader_of_events_counts_as_a_socket(
@@ -103,7 +103,7 @@ async def test_a_socket_that_is_refused_after_it_had_its_place_gives_it_back(
     for _ in range(3):
         refused = await refusal(live.open(f"/chat/{uuid.uuid4()}?chat_id={uuid.uuid4()}", token))
         check_refusal(refused, "flow_not_found")
-    assert not manager().places._held
+    assert not manager().clients.places._held
 
     async def is_free() -> bool:
         try:

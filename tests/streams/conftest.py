@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
@@ -37,9 +38,8 @@ def chat() -> str:
 
 @pytest.fixture
 async def log(prefix: str) -> AsyncIterator[Log]:
-    log = Log()
-    yield log
-    await log.aclose()
+    async with aclosing(Log()) as log:
+        yield log
 
 
 @pytest.fixture
@@ -55,9 +55,8 @@ async def hub(log: Log, bounds: Callable[..., None]) -> AsyncIterator[Hub]:
 @pytest.fixture
 async def other(prefix: str) -> AsyncIterator[Log]:
     """The log as another worker has it."""
-    log = Log()
-    yield log
-    await log.aclose()
+    async with aclosing(Log()) as log:
+        yield log
 
 
 @pytest.fixture

@@ -38,11 +38,11 @@ TURN = "11111111-1111-4111-8111-111111111111"
 @pytest.mark.parametrize(
     "url, seeds",
     [
-        ("redis+cluster://one", Seeds(places=(("one", 6379),))),
-        ("redis+cluster://one:1,two,[::1]:3/0", Seeds(places=(("one", 1), ("two", 6379), ("::1", 3)))),
+        ("redis+cluster://one", Seeds(endpoints=(("one", 6379),))),
+        ("redis+cluster://one:1,two,[::1]:3/0", Seeds(endpoints=(("one", 1), ("two", 6379), ("::1", 3)))),
         (
             "rediss+cluster://me%40:p%2F%3A@one/",
-            Seeds(places=(("one", 6379),), is_tls=True, username="me@", password="p/:"),
+            Seeds(endpoints=(("one", 6379),), is_tls=True, username="me@", password="p/:"),
         ),
     ],
 )

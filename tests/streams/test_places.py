@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 import redis.asyncio
@@ -16,17 +17,15 @@ ANNA, BEN, HOME = "user:1", "user:2", "address:192.0.2.1"
 
 @pytest.fixture
 async def places(prefix: str) -> AsyncIterator[Places]:
-    places = Places()
-    yield places
-    await places.aclose()
+    async with aclosing(Places()) as places:
+        yield places
 
 
 @pytest.fixture
 async def others(prefix: str) -> AsyncIterator[Places]:
     """Those of another worker."""
-    places = Places()
-    yield places
-    await places.aclose()
+    async with aclosing(Places()) as places:
+        yield places
 
 
 def key(prefix: str, who: str) -> str:
