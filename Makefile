@@ -28,7 +28,7 @@ help:
 	@echo "make bench   measurements; ROW=<name> for one"
 	@echo "make faults  twenty faults on real workers, and what held, beside what two peers lose (PEERS=off: without);"
 	@echo "             ONLY=<number> for one, RUNS=<k> of each;"
-	@echo "             SIEGE=kills, rolling (TURNS=<n>) or churn (MINUTES=<n>): long runs on three workers"
+	@echo "             SIEGE=kills, rolling (TURNS=<n>), churn or attack (MINUTES=<n>): long runs on three workers"
 
 $(PY):
 	@echo "== virtual environment in $(VENV)"

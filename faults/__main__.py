@@ -1,7 +1,7 @@
 """`python -m faults [--only N] [--runs K] [--seed S]`: the faults on real workers, and whether the invariants held.
 
-Beside them what two peers lose under the same (`--no-peers`: without). `--siege kills|rolling|churn`: a long run
-instead of the faults.
+Beside them what two peers lose under the same (`--no-peers`: without). `--siege kills|rolling|churn|attack`:
+a long run instead of the faults.
 """
 
 import argparse
@@ -40,9 +40,11 @@ def main() -> int:
     parser.add_argument(
         "--peers", action=argparse.BooleanOptionalAction, default=True, help="the same on two peers, to compare"
     )
-    parser.add_argument("--siege", choices=("kills", "rolling", "churn"), help="a long run instead of the faults")
+    parser.add_argument(
+        "--siege", choices=("kills", "rolling", "churn", "attack"), help="a long run instead of the faults"
+    )
     parser.add_argument("--turns", type=int, default=1000, help="of the sieges kills and rolling")
-    parser.add_argument("--minutes", type=float, default=30.0, help="of the siege churn")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of the sieges churn and attack")
     parser.add_argument("--keep", action="store_true", help="keep the directory with the workers' logs")
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes end with this one
@@ -52,6 +54,7 @@ def main() -> int:
 async def _all(chosen: argparse.Namespace) -> int:
     house = House(max(2, chosen.workers), chosen.quick)
     house.herd = chosen.herd
+    house.is_proxied = not chosen.siege  # which cuts nothing
     peers: list[Peer] = []
     try:
         await house.open()

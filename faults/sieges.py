@@ -1,4 +1,4 @@
-"""Long runs: many turns while workers die and freeze or are restarted in turn, and sockets that come and go.
+"""Long runs: many turns while workers die and freeze or are restarted in turn, sockets that come and go, bad inputs.
 
 Each is a function of a run, like a fault; the invariants are looked at afterwards. What it measured stands in its
 notes: seconds from a blow to the next event of a turn that it hit, gaps, the curve of memory and keys.
@@ -7,12 +7,13 @@ notes: seconds from a blow to the next event of a turn that it hit, gaps, the cu
 import asyncio
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from faults import look
+from faults import hostile, look
 from faults.client import Tab, next_event
 from faults.house import Worker
 from faults.run import SETTLE_S, Run
@@ -23,6 +24,13 @@ SAMPLE_S = 10.0
 CONNECTS_A_SECOND = 50
 CHURNED_CHATS = 200  # the same all the time: what grows is a leak
 WAITS_MOST_S = 3.0  # of anybody in a rolling restart
+GOOD_TABS = 12  # whose answers are to keep their pace beside hostile clients
+HOSTILE_CLIENTS = 10
+PACE = 50  # tokens a second
+CALM_WINDOW_S = 20.0  # before the attack
+GAP_MS = 250.0  # p99 between two events, at most
+LARGE_FRAMES = 300
+LARGE_MIB = 20.0  # by which a worker may have grown after them
 
 
 class Amount(msgspec.Struct, frozen=True):
@@ -204,4 +212,77 @@ async def _sample(run: Run, ends: float) -> list[dict[str, float]]:
     return points
 
 
-SIEGES: dict[str, Callable[[Run, Amount], Awaitable[None]]] = {"kills": kills, "rolling": rolling, "churn": churn}
+# ------------------------------------------------------------------------------------------------ attack
+
+
+async def attack(run: Run, amount: Amount) -> None:
+    """All bad inputs at all workers, while answers stream at a pace; then large frames at one that is busy."""
+    attack_s = amount.minutes * 60
+    tokens = int(PACE * (CALM_WINDOW_S + attack_s + 30))
+    tabs = [await run.tab(run.house.workers[i % len(run.house.workers)]) for i in range(GOOD_TABS)]
+    said = [await run.say(tab, tokens, PACE) for tab in tabs]
+    await asyncio.gather(*(speech.tab.until_text(speech.turn, 40, 60) for speech in said))
+    began = time.time()
+    await asyncio.sleep(CALM_WINDOW_S)
+    hit = time.time()
+    report = await _attack(run, [worker.address for worker in run.house.workers], attack_s)
+    ended = time.time()
+    for name, found in report.wrong.items():
+        run.expect(False, f"{name}: {len(found)} of {report.sent[name]} answered by {sorted(set(found))[:3]}")
+    run.note(f"{sum(report.sent.values())} bad inputs of {len(report.sent)} kinds in {ended - hit:.0f} s")
+    calm, attacked = (_gaps_ms(tabs, since, until) for since, until in ((began, hit), (hit, ended)))
+    run.note(f"gaps between events of {GOOD_TABS} answers, ms: {_spread(calm)} before, {_spread(attacked)} meanwhile")
+    run.expect(_at(attacked, 0.99) <= GAP_MS, f"p99 of the gaps is {_at(attacked, 0.99):.0f} ms")
+    await _large_frames(run)
+    await asyncio.gather(*(speech.tab.until_ended(speech.turn, 120) for speech in said))
+
+
+async def _large_frames(run: Run) -> None:
+    worker = run.house.workers[0]
+    before = worker.memory()
+    report = await _attack(run, [worker.address], 0, LARGE_FRAMES)
+    grown = (worker.memory() - before) / 2**20
+    run.note(f"{sum(report.sent.values())} frames of half a megabyte at a busy worker: {grown:+.1f} MiB")
+    run.expect(not report.wrong, f"{report.wrong}")
+    run.expect(grown <= LARGE_MIB, f"it grew by {grown:.1f} MiB")
+
+
+async def _attack(run: Run, doors: list[str], seconds: float, large: int = 0) -> hostile.Report:
+    job = hostile.Job(doors, run.house.token, "talk", seconds, HOSTILE_CLIENTS, large)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "faults.hostile", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate(msgspec.json.encode(job))
+    if process.returncode:
+        raise RuntimeError("the hostile client failed")
+    return msgspec.json.decode(out, type=hostile.Report)
+
+
+def _gaps_ms(tabs: list[Tab], since: float, until: float) -> list[float]:
+    """Between the events of each, sorted."""
+    gaps = []
+    for tab in tabs:
+        times = [
+            seen.at
+            for connection in tab.record.connections
+            for seen in connection.seen
+            if since <= seen.at <= until and seen.frame["type"] not in NOT_EVENTS
+        ]
+        gaps += [(b - a) * 1000 for a, b in zip(times, times[1:], strict=False)]
+    return sorted(gaps)
+
+
+def _at(ordered: list[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+
+
+def _spread(ordered: list[float]) -> str:
+    return f"p50 {_at(ordered, 0.5):.0f}, p99 {_at(ordered, 0.99):.0f}, most {_at(ordered, 1):.0f}"
+
+
+SIEGES: dict[str, Callable[[Run, Amount], Awaitable[None]]] = {
+    "kills": kills,
+    "rolling": rolling,
+    "churn": churn,
+    "attack": attack,
+}

@@ -224,7 +224,11 @@ class Run:
 
     async def _cancel_handler(self) -> None:
         task = self._handler_task
-        if task is None or task.done():
+        if task is None:
+            return
+        if task.done():
+            if not task.cancelled():
+                task.exception()  # heard, though the run may have no more use for it
             return
         task.cancel()
         await asyncio.wait([task], timeout=self._bounds.handler_end_s)

@@ -25,6 +25,9 @@ from streams.log import Log
 
 log = structlog.get_logger("headrace.worker")
 
+RELEASED_OVER_S = 3.0  # where there are many
+RELEASED_AT_ONCE = 16
+
 
 class Runs:
     """Of one worker, by turn and attempt. `is_draining`: no more are taken. `telling` tells what no run does."""
@@ -162,11 +165,21 @@ class Runs:
             await asyncio.wait(self._run_tasks.values(), timeout=deadline - time.monotonic())
 
     async def release(self) -> None:
-        """Turns that run here are nobody's, and the others hear of it at once."""
-        if not self._by_attempt:
-            return
-        releases = [asyncio.create_task(run.release()) for run in list(self._by_attempt.values())]
-        await asyncio.wait(releases, timeout=tasks.SHUTDOWN_S)
-        await tasks.end(releases)
-        async with tasks.shutdown_step():
-            await self._control.tell_others("released")
+        """Turns that run here are nobody's, and the others hear of it at once.
+
+        Some at a time: while others take those up, the rest still runs here.
+        """
+        keys = list(self._by_attempt)
+        pause_s = RELEASED_OVER_S * RELEASED_AT_ONCE / max(len(keys), 1)
+        deadline = time.monotonic() + RELEASED_OVER_S + tasks.SHUTDOWN_S
+        for first in range(0, len(keys), RELEASED_AT_ONCE):
+            next_at = time.monotonic() + pause_s
+            runs = [self._by_attempt[key] for key in keys[first : first + RELEASED_AT_ONCE] if key in self._by_attempt]
+            releases = [asyncio.create_task(run.release()) for run in runs]
+            if releases:
+                await asyncio.wait(releases, timeout=max(deadline - time.monotonic(), 0))
+                await tasks.end(releases)
+                async with tasks.shutdown_step():
+                    await self._control.tell_others("released")
+            if first + RELEASED_AT_ONCE < len(keys):
+                await asyncio.sleep(next_at - time.monotonic())

@@ -6,11 +6,12 @@ the others.
 
 import asyncio
 import functools
+import math
 import os
 import random
 import socket as sockets
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("headrace.worker")
 
 CLAIMS_OVER_S = 0.2
+CLAIMS_AT_ONCE = 8
 
 
 class Sweep:
@@ -38,6 +40,7 @@ class Sweep:
     def __init__(self, manager: "ChatManager") -> None:
         self._manager = manager
         self._is_to_take = False  # a look at what was given back is about to be
+        self._claiming = asyncio.Lock()
         self._seen_at = 0.0  # when a beat was last written, monotonic
         self._judges_from = 0.0  # after an outage of the database nobody is judged dead before this
 
@@ -114,17 +117,33 @@ class Sweep:
         await files.remove_unnamed()
 
     async def _claim(self) -> None:
-        """Take what nobody runs, until this worker is full."""
-        manager = self._manager
-        found = await database.read(reads.running_turns, manager.worker, settings.HEADRACE.turns_per_worker)
-        for turn, chat, attempt, worker in found:
+        """Take what nobody runs, until this worker is full: its share of what there is, then of what is left.
+
+        In no order, so that workers that look at once do not all reach for the same turn.
+        """
+        runs, bounds = self._manager.runs, settings.HEADRACE
+        async with self._claiming:
+            while runs.runner():
+                found = await database.read(reads.running_turns, self._manager.worker, bounds.turns_per_worker)
+                share = random.sample(found, math.ceil(len(found) / (self._manager.control.others + 1)))
+                turns = iter(share)
+                taken = await asyncio.gather(*(self._claim_each(turns) for _ in range(CLAIMS_AT_ONCE)))
+                if len(share) == len(found) or not any(taken):
+                    return
+
+    async def _claim_each(self, turns: Iterator[tuple[str, str, int, str | None]]) -> int:
+        """One after the other, beside those that take of the same `turns`. How many it got."""
+        manager, taken = self._manager, 0
+        for turn, chat, attempt, worker in turns:
             if manager.runs.has_in_hand(turn, attempt, chat):
                 continue
             if not manager.runs.runner():
-                return
+                break
             is_lost = worker is not None  # a released turn is nobody's; one of this worker's own was left by a fault
             claim = manager.runs.transact(chat, running.claim, turn, chat, attempt, worker, manager.worker, is_lost)
             await self._try(claim, row=turn)
+            taken += manager.runs.has_in_hand(turn, attempt + 1, chat)
+        return taken
 
     async def _try(self, work: Coroutine[Any, Any, Any], row: str) -> None:
         try:
