@@ -103,7 +103,9 @@ class _Rows(msgspec.Struct):
 
 
 def _read(chat_id: str) -> _Rows | None:
-    """Turns before messages, so that one that ends meanwhile is not left out. Null: read again."""
+    """Turns before messages, so that one that ends meanwhile is not left out; the head once more behind them, which
+    an end moves without an event of the chat's own. Null: read again.
+    """
     chat = Chat.objects.filter(id=chat_id, deleted=False).first()
     if chat is None:
         raise WireError("chat_not_found")
@@ -124,6 +126,8 @@ def _read(chat_id: str) -> _Rows | None:
     missing = [turn.input for turn in turns if turn.input not in inputs]
     if missing:
         inputs |= {message.id: message for message in chat.messages.filter(id__in=missing)}
+    if Chat.objects.filter(id=chat_id).values_list("head", flat=True).first() != chat.head:
+        return None
     return _Rows(chat, messages[:limit], len(messages) > limit, turns, inputs, questions, steps)
 
 

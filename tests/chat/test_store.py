@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from django.contrib.auth.models import Group
+from django.db import connection, transaction
 
 from chat import snapshot
 from chat.models import Chat, Command, File, Message, Question, Turn
@@ -710,6 +711,29 @@ async def test_an_open_turn_has_its_message_though_it_is_older_than_those_shown(
         (begun.reply["turn"], first.reply["message"], "running", None),
         (queued.reply["turn"], queued.reply["message"], "queued", 1),
     ]
+
+
+@pytest.mark.parametrize("table", ["chat_turn", "chat_message"])
+async def test_a_turn_that_ends_while_a_snapshot_is_read_has_moved_its_head(talk: Talk, shows, monkeypatch, table: str):
+    begun = await talk.say()
+    order, parts = begun.run, [{"id": "1.m#1", "kind": "text", "text": "answer"}]
+    read, ends = snapshot._read, iter([order])
+
+    def end_before(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+        if f'FROM "{table}"' in sql and (ending := next(ends, None)) is not None:
+            with transaction.atomic():
+                running.finish(ending, "done", parts, next_worker=WORKER)
+        return execute(sql, *args)
+
+    def read_meanwhile(chat: str) -> Any:
+        with connection.execute_wrapper(end_before):
+            return read(chat)
+
+    monkeypatch.setattr(snapshot, "_read", read_meanwhile)
+    shown, _ = await shows(talk)
+    assert next(ends, None) is None, "it has ended meanwhile"
+    assert [message["role"] for message in shown["messages"]] == ["user", "assistant"]
+    assert (shown["chat"]["head"], shown["turns"]) == (begun.reply["answer"], [])
 
 
 async def test_a_snapshot_of_a_deleted_chat_is_refused(talk: Talk, shows):
