@@ -109,8 +109,7 @@ class ChatManager:
     async def drain(self) -> None:
         """Take up no turn; give what runs its time, then to other workers; send sockets away, over some seconds."""
         self.is_draining = True
-        await self.runs.wait_for_end(settings.HEADRACE.drain_turns_s)
-        await self.runs.release()
+        await self.runs.drain(settings.HEADRACE.drain_turns_s)
         await self.clients.send_away(settings.HEADRACE.drain_sockets_s)
 
     async def _repeat(self, name: str, every_s: float, duty: Callable[[], Awaitable[None]]) -> None:

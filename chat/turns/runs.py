@@ -25,8 +25,8 @@ from streams.log import Log
 
 log = structlog.get_logger("headrace.worker")
 
-RELEASED_OVER_S = 3.0  # where there are many
 RELEASED_AT_ONCE = 16
+RELEASED_EVERY_S = 0.5
 
 
 class Runs:
@@ -158,28 +158,33 @@ class Runs:
             for turn in await database.read(reads.stopped_among, running):
                 self.stop(turn)
 
-    async def wait_for_end(self, seconds: float) -> None:
-        """Until none runs any more, or the time is over."""
+    async def drain(self, seconds: float) -> None:
+        """Let what runs end. What still runs is given back, some at a time, the last when the time is over."""
         deadline = time.monotonic() + seconds
-        while self._run_tasks and time.monotonic() < deadline:
-            await asyncio.wait(self._run_tasks.values(), timeout=deadline - time.monotonic())
+        while self._run_tasks and (left_s := deadline - self._release_s(seconds) - time.monotonic()) > 0:
+            await asyncio.wait(self._run_tasks.values(), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        await self.release(self._release_s(seconds))
 
-    async def release(self) -> None:
+    def _release_s(self, seconds: float) -> float:
+        """Of so many that a drain has."""
+        return min(seconds / 3, len(self._by_attempt) // RELEASED_AT_ONCE * RELEASED_EVERY_S)
+
+    async def release(self, over_s: float = 0.0) -> None:
         """Turns that run here are nobody's, and the others hear of it at once.
 
-        Some at a time: while others take those up, the rest still runs here.
+        `over_s`: some at a time, so that the rest still runs here while others take those up.
         """
-        keys = list(self._by_attempt)
-        pause_s = RELEASED_OVER_S * RELEASED_AT_ONCE / max(len(keys), 1)
-        deadline = time.monotonic() + RELEASED_OVER_S + tasks.SHUTDOWN_S
-        for first in range(0, len(keys), RELEASED_AT_ONCE):
-            next_at = time.monotonic() + pause_s
-            runs = [self._by_attempt[key] for key in keys[first : first + RELEASED_AT_ONCE] if key in self._by_attempt]
-            releases = [asyncio.create_task(run.release()) for run in runs]
+        runs = list(self._by_attempt.items())
+        size = RELEASED_AT_ONCE if over_s else max(len(runs), 1)
+        groups = [runs[first : first + size] for first in range(0, len(runs), size)]
+        deadline = time.monotonic() + over_s + tasks.SHUTDOWN_S
+        for i, group in enumerate(groups):
+            next_at = time.monotonic() + over_s / len(groups)
+            releases = [asyncio.create_task(run.release()) for key, run in group if key in self._by_attempt]
             if releases:
                 await asyncio.wait(releases, timeout=max(deadline - time.monotonic(), 0))
                 await tasks.end(releases)
                 async with tasks.shutdown_step():
                     await self._control.tell_others("released")
-            if first + RELEASED_AT_ONCE < len(keys):
+            if i < len(groups) - 1:
                 await asyncio.sleep(next_at - time.monotonic())
