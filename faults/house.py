@@ -125,6 +125,7 @@ class Worker:
         self.id = ""
         self.killed_at: dict[str, float] = {}  # by id
         self.descriptors = 0  # when it had started
+        self.is_ending = False  # it was told to
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -144,6 +145,7 @@ class Worker:
         return self._process is not None and self._process.poll() is None
 
     async def start(self, id_of: Callable[[int], str | None], **more: str) -> None:
+        self.is_ending = False
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - it takes milliseconds
                 [sys.executable, *self.command],
@@ -183,6 +185,7 @@ class Worker:
         self._process.send_signal(number)
 
     def end(self) -> None:
+        self.is_ending = True
         self.signal(signal.SIGTERM)
 
     async def ended(self, within_s: float) -> int:
@@ -275,7 +278,7 @@ class Site:
 
     def doors(self) -> list[str]:
         """Where a client finds a worker: a load balancer looks away from those that have ended or drain."""
-        return [worker.address for worker in self.workers if worker.is_running]
+        return [worker.address for worker in self.workers if worker.is_running and not worker.is_ending]
 
     def at(self, door: str) -> Worker:
         return next(worker for worker in self.workers if worker.address == door)

@@ -122,14 +122,16 @@ class Sweep:
         In no order, so that workers that look at once do not all reach for the same turn.
         """
         runs, bounds = self._manager.runs, settings.HEADRACE
+        takes_all = False
         async with self._claiming:
             while runs.runner():
                 found = await database.read(reads.running_turns, self._manager.worker, bounds.turns_per_worker)
-                share = random.sample(found, math.ceil(len(found) / (self._manager.control.others + 1)))
-                turns = iter(share)
+                share = len(found) if takes_all else math.ceil(len(found) / (self._manager.control.others + 1))
+                turns = iter(random.sample(found, share))
                 taken = await asyncio.gather(*(self._claim_each(turns) for _ in range(CLAIMS_AT_ONCE)))
-                if len(share) == len(found) or not any(taken):
+                if share == len(found):
                     return
+                takes_all = not any(taken)  # others were quicker; what they have not taken must not wait
 
     async def _claim_each(self, turns: Iterator[tuple[str, str, int, str | None]]) -> int:
         """One after the other, beside those that take of the same `turns`. How many it got."""
