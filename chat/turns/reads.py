@@ -3,6 +3,7 @@
 import uuid
 from datetime import datetime, timedelta
 
+import msgspec
 from django.conf import settings
 from django.db.models import Q
 
@@ -64,17 +65,27 @@ def history(chat_id: str, parent: str | None, count: int) -> list[tuple[str, lis
     return found[::-1]
 
 
-def running_turns(worker: str, limit: int) -> list[tuple[str, str, int, str | None]]:
-    """Running turns of nobody, of a worker that is not alive, or of `worker`: (turn, chat, attempt, worker).
+class Claimable(msgspec.Struct, frozen=True):
+    """A running turn as it was seen: of nobody, of a worker that is not alive, or of who looks."""
+
+    turn: str
+    chat: str
+    attempt: int
+    worker: str | None
+
+
+def claimable(worker: str, limit: int) -> tuple[list[Claimable], int]:
+    """Running turns that no other worker runs, and how many workers would take some, `worker` among them.
 
     Who is alive is asked in the same statement: who began a turn was seen before.
     """
-    others = Worker.objects.filter(last_seen__gte=alive_since()).exclude(id=worker).values("id")
-    rows = Turn.objects.filter(Q(worker=None) | ~Q(worker__in=others), state=TurnState.RUNNING).order_by("running_at")
-    return [
-        (str(turn), str(chat), attempt, None if worker is None else str(worker))
-        for turn, chat, attempt, worker in rows.values_list("id", "chat_id", "attempt", "worker")[:limit]
+    others = Worker.objects.filter(last_seen__gte=alive_since()).exclude(id=worker)
+    rows = Turn.objects.filter(Q(worker=None) | ~Q(worker__in=others.values("id")), state=TurnState.RUNNING)
+    found = rows.order_by("running_at").values_list("id", "chat_id", "attempt", "worker")[:limit]
+    turns = [
+        Claimable(str(id_), str(chat), attempt, None if of is None else str(of)) for id_, chat, attempt, of in found
     ]
+    return turns, 1 + (others.filter(runs_turns=True, draining=False).count() if turns else 0)
 
 
 def due_questions() -> list[tuple[str, str]]:

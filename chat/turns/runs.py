@@ -70,7 +70,11 @@ class Runs:
 
     def has_room(self) -> bool:
         """Under the bound of running turns of a worker; a process that runs none leaves that to those that do."""
-        return not self.runs_turns or len(self._by_attempt) < settings.HEADRACE.turns_per_worker
+        return not self.runs_turns or self.room() > 0
+
+    def room(self) -> int:
+        """How many turns more this worker may run."""
+        return max(0, settings.HEADRACE.turns_per_worker - len(self._by_attempt))
 
     def apply(self, outcome: orders.Outcome, chat: str, epoch: str) -> asyncio.Task | None:
         """What a committed transaction brings about. Awaits nothing: a run is registered at once.
@@ -179,12 +183,19 @@ class Runs:
         groups = [runs[first : first + size] for first in range(0, len(runs), size)]
         deadline = time.monotonic() + over_s + tasks.SHUTDOWN_S
         for i, group in enumerate(groups):
-            next_at = time.monotonic() + over_s / len(groups)
-            releases = [asyncio.create_task(run.release()) for key, run in group if key in self._by_attempt]
-            if releases:
-                await asyncio.wait(releases, timeout=max(deadline - time.monotonic(), 0))
-                await tasks.end(releases)
-                async with tasks.shutdown_step():
-                    await self._control.tell_others("released")
+            now = time.monotonic()
+            if i and now > deadline:
+                break  # what is left runs on, and an end gives it back at once
+            await self._release([run for key, run in group if key in self._by_attempt])
             if i < len(groups) - 1:
-                await asyncio.sleep(next_at - time.monotonic())
+                self._tasks.spawn(self._control.tell_others("released"))
+                await asyncio.sleep(now + over_s / len(groups) - time.monotonic())
+        if groups:
+            async with tasks.shutdown_step():
+                await self._control.tell_others("released")
+
+    async def _release(self, runs: list[Run]) -> None:
+        releases = [self._tasks.spawn(run.release()) for run in runs]
+        if releases:
+            await asyncio.wait(releases, timeout=tasks.SHUTDOWN_S)
+            await tasks.end(releases)

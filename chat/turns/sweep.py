@@ -72,7 +72,7 @@ class Sweep:
         now = time.monotonic()
         if now < self._judges_from or now - self._seen_at > settings.HEADRACE.dead_after_s:
             return  # who could not say that he lives does not judge who does
-        if manager.runs.runner() and not manager.hub.is_degraded:
+        async with self._claiming:
             await self._claim()
         others = await database.read(worker_store.live_workers) - {manager.worker}
         manager.control.others = len(others)
@@ -95,8 +95,8 @@ class Sweep:
     async def _take_released(self) -> None:
         """Workers come one after the other, so that each gets some."""
         await asyncio.sleep(random.uniform(0, CLAIMS_OVER_S))
-        self._is_to_take = False  # who says so from here on is looked for again
-        if time.monotonic() >= self._judges_from and self._manager.runs.runner() and not self._manager.hub.is_degraded:
+        async with self._claiming:
+            self._is_to_take = False  # who says so from here on is looked for again
             await self._claim()
 
     async def purge(self) -> None:
@@ -116,35 +116,42 @@ class Sweep:
                 pass
         await files.remove_unnamed()
 
+    def _may_claim(self) -> bool:
+        """Not while this worker is full or leaves, its Redis is away, or its database was until just now."""
+        manager = self._manager
+        return bool(manager.runs.runner()) and not manager.hub.is_degraded and time.monotonic() >= self._judges_from
+
     async def _claim(self) -> None:
         """Take what nobody runs, until this worker is full: its share of what there is, then of what is left.
 
         In no order, so that workers that look at once do not all reach for the same turn.
         """
-        runs, bounds = self._manager.runs, settings.HEADRACE
+        runs, limit = self._manager.runs, settings.HEADRACE.turns_per_worker
         takes_all = False
-        async with self._claiming:
-            while runs.runner():
-                found = await database.read(reads.running_turns, self._manager.worker, bounds.turns_per_worker)
-                share = len(found) if takes_all else math.ceil(len(found) / (self._manager.control.others + 1))
-                turns = iter(random.sample(found, share))
-                taken = await asyncio.gather(*(self._claim_each(turns) for _ in range(CLAIMS_AT_ONCE)))
-                if share == len(found):
-                    return
-                takes_all = not any(taken)  # others were quicker; what they have not taken must not wait
+        while self._may_claim():
+            found, takers = await database.read(reads.claimable, self._manager.worker, limit)
+            found = [row for row in found if not runs.has_in_hand(row.turn, row.attempt, row.chat)]
+            if not found:
+                return
+            share = len(found) if takes_all else math.ceil(len(found) / takers)
+            rows = iter(random.sample(found, min(share, runs.room())))
+            taken = await asyncio.gather(*(self._claim_each(rows) for _ in range(CLAIMS_AT_ONCE)))
+            if share == len(found):
+                return
+            takes_all = not any(taken)  # others were quicker; what they have not taken must not wait
 
-    async def _claim_each(self, turns: Iterator[tuple[str, str, int, str | None]]) -> int:
-        """One after the other, beside those that take of the same `turns`. How many it got."""
-        manager, taken = self._manager, 0
-        for turn, chat, attempt, worker in turns:
-            if manager.runs.has_in_hand(turn, attempt, chat):
+    async def _claim_each(self, rows: Iterator[reads.Claimable]) -> int:
+        """One after the other, beside those that take of the same `rows`. How many it got."""
+        runs, taken = self._manager.runs, 0
+        for row in rows:
+            if runs.has_in_hand(row.turn, row.attempt, row.chat):
                 continue
-            if not manager.runs.runner():
+            if not self._may_claim():
                 break
-            is_lost = worker is not None  # a released turn is nobody's; one of this worker's own was left by a fault
-            claim = manager.runs.transact(chat, running.claim, turn, chat, attempt, worker, manager.worker, is_lost)
-            await self._try(claim, row=turn)
-            taken += manager.runs.has_in_hand(turn, attempt + 1, chat)
+            # A released turn is nobody's; one of this worker's own was left by a fault.
+            seen = (row.turn, row.chat, row.attempt, row.worker, self._manager.worker, row.worker is not None)
+            await self._try(runs.transact(row.chat, running.claim, *seen), row=row.turn)
+            taken += runs.has_in_hand(row.turn, row.attempt + 1, row.chat)
         return taken
 
     async def _try(self, work: Coroutine[Any, Any, Any], row: str) -> None:

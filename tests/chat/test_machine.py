@@ -49,7 +49,7 @@ FATES = ["dies", "dies", "freezes", "freezes", "holds", "fails", "loses", "stray
 NAMED = [
     "write:begin_turn", "append:turn_start", "append:delta", "append:part_end", "append:node", "write:keep_steps",
     "write:ask", "append:question", "write:answer", "append:answered", "write:finish", "append:turn_end", "write:stop",
-    "write:release", "read:running_turns", "write:claim", "append:fence", "read", "read:standing", "read:owed_rows",
+    "write:release", "read:claimable", "write:claim", "append:fence", "read", "read:standing", "read:owed_rows",
     "read:owed_event", "append:turn_queued", "append:chat", "write:mark_told", "write:partial", "read:_read",
 ]  # fmt: skip
 DUTIES = ["sweep", "sweep", "sweep", "beat", "told", "stops", "tops"]

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -85,9 +86,11 @@ async def test_steps_a_question_and_the_end_count_what_each_used_more(talk: Talk
 async def test_a_released_turn_has_counted_and_its_next_run_counts_the_rest(talk: Talk):
     await limited(user=talk.user)
     order = (await talk.say()).run
+    await database.write(lambda: Turn.objects.update(running_at=database.now() - timedelta(seconds=60)))
     for _ in range(2):
         await database.write(running.release, order, [], [], usage(40))
     assert await spent() == [(40, 0)]
+    assert 60_000 <= (await database.read(Turn.objects.get)).ran_ms < 90_000, "counted once"
     claim = (order.turn, order.chat, order.attempt, None, WORKER, False)
     again = (await database.write(running.claim, *claim)).run
     await talk.end(again, usage=usage(70))

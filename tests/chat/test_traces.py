@@ -665,7 +665,7 @@ async def test_trace_08_what_is_owed_under_a_buried_id_is_told(staged):
 async def test_trace_08_a_turn_of_a_worker_born_during_a_sweep_is_not_taken_for_abandoned(staged):
     stage = await staged(TALK)
     one = await stage.worker()
-    held = one.at_call("holds", "read:running_turns")
+    held = one.at_call("holds", "read:claimable")
     sweep = one.does(one.manager.sweep.sweep())
     await held.reached()
     two = await stage.worker()

@@ -53,8 +53,10 @@ def keep_steps(order: RunOrder, steps: list[PendingStep], usage: dict | None) ->
 def release(
     order: RunOrder, parts: list[dict], steps: list[PendingStep], usage: dict | None, nodes: list[dict] | None = None
 ) -> None:
-    """The run gives its turn back, whole parts kept; a sweep takes it. Raises Fenced."""
+    """The run gives its turn back, whole parts kept; a sweep takes it. Once, however often asked. Raises Fenced."""
     chat, turn = rows.own(order)
+    if turn.worker is None:
+        return
     at = database_now()
     rows.save_steps(turn, steps)
     spending.use(turn, chat, usage, at)
