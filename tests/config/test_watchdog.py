@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from config.watchdog import STATUS, TICKS, Stand
+from config.watchdog import STATUS, TICK_S, TICKS, Stand, ticks_in
 from tests.config.test_serve import workers_of
 from tests.server import ROOT, HeadraceServer, environment, manage
 from tests.sockets.tabs import Tab, tab_at
@@ -47,6 +47,13 @@ def test_so_many_ticks_at_one_place_are_a_stand() -> None:
 def test_a_beat_or_another_place_between_is_none(between: object) -> None:
     stand, place = Stand(3), object()
     assert not any(stand.tick(where) for where in [place, place, place, between] * 5)
+
+
+@pytest.mark.parametrize("bound_s", [0.6, 2, 29.9, 30, 30.1, 45, 86_400])
+def test_the_loop_is_asked_each_second_or_oftener_whatever_the_bound(bound_s: float) -> None:
+    ticks = ticks_in(bound_s)
+    assert ticks >= TICKS and bound_s / ticks <= TICK_S
+    assert ticks == TICKS or bound_s / (ticks - 1) > TICK_S  # and no oftener than that takes
 
 
 def run(program: str, stdin: str | None = None) -> "subprocess.Popen[str]":
