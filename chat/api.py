@@ -157,7 +157,8 @@ class ExportView(ChatAPIView):
         if form not in export.FORMS:
             raise WireError("validation_error", fields={"as": _("This must be md or json.")})
         abort = abort_of(getattr(request._request, "scope", {}))
-        return export.as_file(chat, form, _exports.enter(), abort)
+        guest = _exports.enter(request.auth.user_id, settings.HEADRACE.exports_per_user)
+        return export.as_file(chat, form, guest, abort)
 
 
 class MessagesView(ChatAPIView):
