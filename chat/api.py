@@ -30,7 +30,7 @@ from chat.turns.nodes import Nodes
 from chat.turns.states import ACTIVE, TurnState
 from chat.turns.store import chats
 from flows import store as flows
-from streams import sse
+from streams.abort import abort_of
 from streams.clock import stamp
 from streams.errors import WireError
 from streams.turnstile import Turnstile
@@ -156,9 +156,9 @@ class ExportView(ChatAPIView):
         form = request.query_params.get("as", "md")
         if form not in export.FORMS:
             raise WireError("validation_error", fields={"as": _("This must be md or json.")})
-        scope = getattr(request._request, "scope", {})
-        abort = scope.get("extensions", {}).get(sse.EXTENSION, {}).get("abort")
-        return export.as_file(chat, form, _exports.enter(), abort)
+        abort = abort_of(getattr(request._request, "scope", {}))
+        guest = _exports.enter(request.auth.user_id, settings.HEADRACE.exports_per_user)
+        return export.as_file(chat, form, guest, abort)
 
 
 class MessagesView(ChatAPIView):

@@ -1,7 +1,8 @@
 """A chat as a file to keep: Markdown of the branch that is shown, or JSON of the whole tree.
 
-Read and sent page by page, so that what a file takes of memory does not grow with its chat. What fails before the first
-page is there is an error like any other; after it the connection breaks off, and nobody takes the file for whole.
+Read and sent page by page, so that what a file takes of memory does not grow with what its chat says; of Markdown the
+ids and parents of the chat's messages are held. What fails before the first page is there is an error like any other;
+after it the connection breaks off, and nobody takes the file for whole.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from chat.models import Chat, Message, Turn
 from streams import database
 from streams.clock import stamp
 from streams.errors import WireError
-from streams.turnstile import Place
+from streams.turnstile import Guest
 
 FORMS = {"md": "text/markdown; charset=utf-8", "json": "application/json"}
 NAME_CHARS = 60
@@ -38,16 +39,16 @@ CUT_S = 5.0  # that a connection that was broken off has to be seen as gone
 log = structlog.get_logger("headrace.export")
 
 
-def as_file(chat: Chat, form: str, place: Place, abort: Callable[[], None] | None = None) -> StreamingHttpResponse:
-    """`place` is given back once the file is sent, or its reader has gone. `abort` drops the connection.
+def as_file(chat: Chat, form: str, guest: Guest, abort: Callable[[], None] | None = None) -> StreamingHttpResponse:
+    """`guest` leaves once the file is sent, or its reader has gone. `abort` drops the connection.
 
     Not on an event loop. Raises WireError unavailable.
     """
-    content = _Content(chat, form, place, abort)
     try:
+        content = _Content(chat, form, guest, abort)
         async_to_sync(content.begin)()
     except BaseException:
-        content.close()
+        guest.leave()
         raise
     response = StreamingHttpResponse(content, content_type=FORMS[form])
     response["Content-Disposition"] = f'attachment; filename="{_name(chat)}.{form}"'
@@ -71,11 +72,11 @@ class _Form(NamedTuple):
 class _Content:
     """What the answer sends. Django closes it with the answer, however that ends."""
 
-    def __init__(self, chat: Chat, form: str, place: Place, abort: Callable[[], None] | None) -> None:
+    def __init__(self, chat: Chat, form: str, guest: Guest, abort: Callable[[], None] | None) -> None:
         self._form = _json(chat) if form == "json" else _markdown(chat)
         self._chat, self._where = chat.id, None
         self._groups: Iterator[list[UUID]] = iter(())
-        self._place, self._abort = place, abort
+        self._guest, self._abort = guest, abort
         self._until = time.monotonic() + settings.HEADRACE.export_s
         self._first: bytes | None = None
         self._has_ended = False
@@ -83,15 +84,18 @@ class _Content:
     async def begin(self) -> None:
         """Its head and the first page, which says that the database answers."""
         self._first = self._form.head + await self._page(database.read)
+        loop = asyncio.get_running_loop()
         # Who leaves meanwhile leaves an answer that nobody sends, and nobody closes.
-        asyncio.get_running_loop().call_later(settings.HEADRACE.send_timeout_s, self._leave_unsent)
+        loop.call_later(settings.HEADRACE.send_timeout_s, self._leave_unsent)
+        # No answer is read for longer. Of the guest alone: what is held else ends with the answer.
+        loop.call_later(settings.HEADRACE.export_s, self._guest.leave)
 
     def _leave_unsent(self) -> None:
         if self._first is not None:
             self.close()
 
     def close(self) -> None:
-        self._place.leave()
+        self._guest.leave()
 
     def __aiter__(self) -> "_Content":
         return self

@@ -68,6 +68,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pdfs_at_once: int = 2  # read by a process: each may take 512 MiB and a core for seconds
     checks_at_once: int = 2  # of graphs, by a process
     exports_at_once: int = 8  # of chats, by a process, until they are read: each holds some pages
+    exports_per_user: int = 2  # of those
     export_page_bytes: int = 256 * 1024  # read and sent at a time; one message may be larger
     export_s: float = 600  # that its reader may take
     page_bytes: int = 4 * 1024 * 1024  # of a page of messages; one message may be larger

@@ -26,7 +26,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import CloseCode, Frame
 
 from config import watchdog
-from streams import frames, sse
+from streams import abort, frames
 
 CLOSE_GRACE_S = 2.0  # what a peer has to take the close frame of a pump that gave it up
 CLOSE_REPLY_S = 5.0  # what a peer has to answer a close frame
@@ -275,7 +275,7 @@ class HttpProtocol(Watched, HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {sse.EXTENSION: {"abort": self.transport.abort}}
+        self.scope["extensions"] = {abort.EXTENSION: {"abort": self.transport.abort}}
         self._wait_for_head()
 
     def on_headers_complete(self) -> None:

@@ -12,6 +12,7 @@ holds the lock and neither computes nor looks at signals is not seen. Knows noth
 
 import asyncio
 import faulthandler
+import math
 import os
 import signal
 import sys
@@ -26,8 +27,8 @@ import structlog
 from streams import metrics
 
 STATUS = 70  # EX_SOFTWARE: by it the supervisor knows why a worker ended
-TICKS = 30  # in the bound
-TICK_S = 1.0  # where there is no bound
+TICKS = 30  # in the bound, at least
+TICK_S = 1.0  # at most
 TELL_S = 5.0  # that the last words have: it may be the log that the loop waits for
 DEBUGGERS = ("bdb", "pdb", "pydevd", "_pydevd")  # how the names of their modules begin
 
@@ -49,6 +50,11 @@ class Stand:
         return self._ticks >= self._most
 
 
+def ticks_in(bound_s: float) -> int:
+    """So many that none is longer than TICK_S."""
+    return max(TICKS, math.ceil(bound_s / TICK_S))
+
+
 class Watchdog:
     """Over the loop that runs in this thread, which must be the main one. Ends with the loop.
 
@@ -57,8 +63,9 @@ class Watchdog:
 
     def __init__(self, bound_s: float) -> None:
         self._bound_s = bound_s
-        self._tick_s = bound_s / TICKS if bound_s else TICK_S
-        self._stand = Stand(TICKS)
+        ticks = ticks_in(bound_s)
+        self._tick_s = bound_s / ticks if bound_s else TICK_S
+        self._stand = Stand(ticks)
         self._loop = asyncio.get_running_loop()
         self._thread_of_loop = threading.get_ident()
         self._asked_at: float | None = None  # a beat that has not come yet

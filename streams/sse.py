@@ -7,9 +7,6 @@ from typing import Any
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
-# The ASGI extension by which a server drops a reader that does not read: {"abort": () -> None}.
-EXTENSION = "headrace.sse"
-
 RETRY_MS = 1000  # how long a browser waits before it comes back
 HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),

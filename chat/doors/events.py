@@ -26,12 +26,13 @@ from chat.turns import reads
 from flows import build, graph
 from flows import store as flows
 from streams import database, metrics
+from streams.abort import abort_of
 from streams.errors import WireError
 from streams.hub import Ring
 from streams.log import Position
 from streams.pump import Pump
 from streams.sessions import Session
-from streams.sse import EXTENSION, EventStream, Receive, Send, until_left
+from streams.sse import EventStream, Receive, Send, until_left
 from streams.states import Door
 from streams.trace import new_trace
 
@@ -126,8 +127,7 @@ async def _serve_chat(
         version_id=None,
         graph=None,
     )
-    abort = scope.get("extensions", {}).get(EXTENSION, {}).get("abort")
-    make = functools.partial(EventReader, abort=abort)
+    make = functools.partial(EventReader, abort=abort_of(scope))
     reader = await manager.accept_client(admitted, scope, send, trace, make=make)
     try:
         await reader.serve(receive)

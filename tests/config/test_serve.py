@@ -30,9 +30,14 @@ def workers_of(supervisor: int) -> set[int]:
     return {int(pid) for pid in pids if b"--listener" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
+def state_of(pid: int) -> str:
+    """A letter, as `ps` shows it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def is_alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return state_of(pid) != "Z"
     except FileNotFoundError:
         return False
 

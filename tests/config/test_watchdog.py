@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 
-from config.watchdog import STATUS, TICKS, Stand
-from tests.config.test_serve import workers_of
-from tests.server import ROOT, HeadraceServer, environment, manage
+from config.watchdog import STATUS, TICK_S, TICKS, Stand, ticks_in
+from tests.config.test_serve import state_of, workers_of
+from tests.server import ROOT, START_S, HeadraceServer, environment, manage
 from tests.sockets.tabs import Tab, tab_at
 from tests.waiting import until, wait_until
-from tests.wire import Closed
 
 BOUND_S = 2.0
 QUICK = {
@@ -47,6 +46,13 @@ def test_so_many_ticks_at_one_place_are_a_stand() -> None:
 def test_a_beat_or_another_place_between_is_none(between: object) -> None:
     stand, place = Stand(3), object()
     assert not any(stand.tick(where) for where in [place, place, place, between] * 5)
+
+
+@pytest.mark.parametrize("bound_s", [0.6, 2, 29.9, 30, 30.1, 45, 86_400])
+def test_the_loop_is_asked_each_second_or_oftener_whatever_the_bound(bound_s: float) -> None:
+    ticks = ticks_in(bound_s)
+    assert ticks >= TICKS and bound_s / ticks <= TICK_S
+    assert ticks == TICKS or bound_s / (ticks - 1) > TICK_S  # and no oftener than that takes
 
 
 def run(program: str, stdin: str | None = None) -> "subprocess.Popen[str]":
@@ -164,7 +170,7 @@ def test_a_process_that_was_frozen_for_longer_than_the_bound_goes_on(alone: Head
 
 def test_a_process_that_nobody_supervises_ends_with_a_status_of_its_own(alone: HeadraceServer) -> None:
     assert alone.process is not None
-    hold_up(alone, "matches")
+    hold_up(http.client.HTTPConnection(alone.host, timeout=30), "matches")
     assert alone.process.wait(20) == STATUS
     alone.process = None
     assert "standing_urls.py" in told(alone)[-1]["stack"]
@@ -176,15 +182,8 @@ def told(server: HeadraceServer) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == "loop_stands"]
 
 
-def hold_up(server: HeadraceServer, how: str, worker: str | None = None) -> None:
-    """The loop of this worker, or of any; returns when its process has ended."""
-    while True:
-        connection = http.client.HTTPConnection(server.host, timeout=30)
-        connection.request("GET", "/who/")
-        found = json.load(connection.getresponse())
-        if worker in (None, found["worker"]):
-            break
-        connection.close()
+def hold_up(connection: http.client.HTTPConnection, how: str) -> None:
+    """The loop of the worker at its end; returns when its process has ended."""
     with pytest.raises(ConnectionError):
         connection.request("GET", f"/stand/{how}/")
         connection.getresponse()
@@ -206,51 +205,63 @@ async def test_a_worker_whose_loop_stands_is_replaced_and_others_clients_see_not
     demo, chief = [(await asyncio.to_thread(manage, "token", who, env=pair.env)).stdout.strip() for who in USERS]
     before, died = workers_of(pair.process.pid), pair.log.count("worker_died")
     async with AsyncExitStack() as stack:
-        tabs = await tab_of_each_worker(pair, demo, chief, stack)
-        (fallen, lost), (_, kept) = tabs.items()
-        holding = asyncio.create_task(asyncio.to_thread(hold_up, pair, how, fallen))
+        await until(lambda: before <= alive(pair, chief), START_S, "both workers are there")
+        fallen, other = before
+        lost, kept = [await tab_of(pair, worker, demo, stack) for worker in (fallen, other)]
+        connection, name = connection_to(pair, fallen)
+        holding = asyncio.create_task(asyncio.to_thread(hold_up, connection, how))
         while not holding.done():
             await talk(kept)
         await holding
-        with pytest.raises(Closed) as closed:
-            while True:
-                await lost.recv()
-        assert closed.value.code == 1006
+        assert (await lost.closed()).code == 1006
         await until(lambda: len(workers_of(pair.process.pid) - before) == 1, what="another worker is there")
         assert pair.log.count("worker_died") == died + 1 and f'"status": {STATUS}' in pair.log
         await talk(kept)
         async with tab_at(pair.host, "guide", demo, chat_of(lost), lost.view) as back:
             await talk(back)
     last = told(pair)[-1]
-    assert last["worker"] == fallen and "standing_urls.py" in last["stack"]
+    assert last["worker"] == name and "standing_urls.py" in last["stack"]
 
 
 USERS = ("demo", "admin")
 
 
-async def tab_of_each_worker(server: HeadraceServer, demo: str, chief: str, stack: AsyncExitStack) -> dict[str, Tab]:
-    """By worker; each has talked."""
-    tabs: dict[str, Tab] = {}
-    async with asyncio.timeout(60):
-        while len(tabs) < 2:
-            tab = await stack.enter_async_context(tab_at(server.host, "guide", demo, str(uuid.uuid4())))
-            await talk(tab)
-            worker = await until(lambda tab=tab: worker_of(server, chief, chat_of(tab)), what="the session has a row")
-            tabs.setdefault(worker, tab)
-    return tabs
+async def tab_of(server: HeadraceServer, worker: int, token: str, stack: AsyncExitStack) -> Tab:
+    """Of this worker; it has talked."""
+    connection, _ = connection_to(server, worker)
+    opening = tab_at(server.host, "guide", token, str(uuid.uuid4()), sock=connection.sock)
+    tab = await stack.enter_async_context(opening)
+    await talk(tab)
+    return tab
+
+
+def connection_to(server: HeadraceServer, worker: int) -> tuple[http.client.HTTPConnection, str]:
+    """One that this worker has taken, since the others are frozen meanwhile; and the worker's name."""
+    assert server.process is not None
+    others = workers_of(server.process.pid) - {worker}
+    connection = http.client.HTTPConnection(server.host, timeout=30)
+    try:
+        for pid in others:
+            os.kill(pid, signal.SIGSTOP)
+            wait_until(lambda pid=pid: state_of(pid) == "T", what="it is frozen")
+        connection.request("GET", "/who/")
+        found = json.load(connection.getresponse())
+    finally:
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
+    assert found["pid"] == worker
+    return connection, found["worker"]
 
 
 def chat_of(tab: Tab) -> str:
     return next(frame["chat"] for frame in tab.frames if frame["type"] == "welcome")
 
 
-def worker_of(server: HeadraceServer, chief: str, chat: str) -> str | None:
-    asked = urllib.request.Request(
-        f"{server.url}/api/sessions/?chat={chat}", headers={"Authorization": f"Bearer {chief}"}
-    )
+def alive(server: HeadraceServer, chief: str) -> set[int]:
+    """Processes of workers that have begun."""
+    asked = urllib.request.Request(f"{server.url}/api/workers/", headers={"Authorization": f"Bearer {chief}"})
     with urllib.request.urlopen(asked, timeout=10) as answer:
-        rows = json.load(answer)["results"]
-    return rows[0]["worker"] if rows else None
+        return {row["pid"] for row in json.load(answer)["results"] if row["alive"]}
 
 
 async def talk(tab: Tab) -> None:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import aiohttp
 import msgspec
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from django.utils import timezone, translation
 from django.utils.translation import gettext as _
 
@@ -27,7 +27,7 @@ from tests.conftest import Live
 from tests.rest.conftest import Api, code_of
 from tests.rest.remote import HELLO, Remote, chat_with
 from tests.rest.test_chats import new_chat, say
-from tests.waiting import until
+from tests.waiting import until, wait_until
 
 Make = Callable[..., Api]
 MakeFlow = Callable[..., Flow]
@@ -157,10 +157,10 @@ def test_page_by_page_is_the_same_to_the_byte_as_at_once(
 @pytest.mark.parametrize("form", ["md", "json"])
 async def test_what_is_held_does_not_grow_with_the_chat(make_user: Any, make_flow: MakeFlow, form: str) -> None:
     chat = await write(heavy, make_user, make_flow)
-    place = Turnstile(lambda: (1, 0, 0), "busy", "").enter()
+    guest = Turnstile(lambda: (1, 0, 0), "busy", "").enter()
     tracemalloc.start()
     try:
-        response = await asyncio.to_thread(export.as_file, chat, form, place)
+        response = await asyncio.to_thread(export.as_file, chat, form, guest)
         sent = 0
         async for chunk in response:
             sent += len(chunk)
@@ -196,11 +196,41 @@ def test_so_many_are_exported_at_once(api: Make, make_flow: MakeFlow, settings: 
     assert not chat_api._exports._inside
 
 
-def test_a_place_is_given_back_once() -> None:
+def test_one_user_exports_so_many_and_leaves_the_rest_to_others(api: Make, make_flow: MakeFlow, settings: Any) -> None:
+    bounds(settings, exports_at_once=3, exports_per_user=2)
+    anna, bert = api("anna"), api("bert")
+    hers, his = [f"chats/{new_chat(who.user, make_flow(who.user)).id}/export/" for who in (anna, bert)]
+    held = [anna.get(hers), anna.get(hers)]
+    third = anna.get(hers)
+    assert code_of(third) == (429, "busy") and third["Retry-After"]
+    body_of(bert.get(his))
+    for each in held:
+        body_of(each)
+    body_of(anna.get(hers))
+    assert not chat_api._exports._inside
+
+
+def test_who_waits_to_come_in_is_counted_as_if_he_were() -> None:
+    turnstile, came = Turnstile(lambda: (1, 20, 20), "busy", ""), []
+    first = turnstile.enter("bert", 1)
+    waiting = threading.Thread(target=lambda: came.append(turnstile.enter("anna", 1)), daemon=True)
+    waiting.start()
+    wait_until(lambda: turnstile._waiting, what="she waits")
+    with pytest.raises(WireError):
+        turnstile.enter("anna", 1)
+    first.leave()
+    waiting.join(20)
+    with pytest.raises(WireError):
+        turnstile.enter("anna", 1)
+    came[0].leave()
+    assert turnstile.enter("anna", 1)
+
+
+def test_a_guest_leaves_once() -> None:
     turnstile = Turnstile(lambda: (2, 0, 0), "busy", "")
-    place, _other = turnstile.enter(), turnstile.enter()
-    place.leave()
-    place.leave()
+    guest, _other = turnstile.enter(), turnstile.enter()
+    guest.leave()
+    guest.leave()
     with turnstile.take(), pytest.raises(WireError):
         turnstile.enter()
     assert turnstile.enter()
@@ -262,6 +292,26 @@ async def test_who_leaves_before_the_answer_has_begun_takes_no_place(
     await asyncio.gather(asking, return_exceptions=True)
     go_on.set()
     await none_is_inside()
+
+
+async def test_an_answer_that_nobody_closes_gives_its_place_back_after_all(
+    make_user: Any, make_flow: MakeFlow, settings: Any
+) -> None:
+    user = await write(make_user, "anna")
+    chat = await write(lambda: filled(new_chat(user, make_flow(user))))
+    bounds(settings, export_s=0.5, export_page_bytes=1)
+    turnstile = Turnstile(lambda: (1, 0, 0), "busy", "")
+    response = await sync_to_async(export.as_file)(chat, "json", turnstile.enter())
+    assert await anext(aiter(response))  # and no more
+    await until(lambda: not turnstile._inside, what="the place is given back")
+
+
+def test_what_fails_before_anything_is_read_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    turnstile = Turnstile(lambda: (1, 0, 0), "busy", "")
+    monkeypatch.setattr(export, "_json", {}.__getitem__)
+    with pytest.raises(KeyError):
+        export.as_file(Chat(), "json", turnstile.enter())
+    assert not turnstile._inside
 
 
 async def test_what_fails_before_the_first_page_is_an_error_as_any(

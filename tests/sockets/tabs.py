@@ -1,6 +1,7 @@
 """A page as the tests drive it: a socket whose frames make a view, and which comes back by its position."""
 
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -58,17 +59,24 @@ class Tab(Socket):
 
 @asynccontextmanager
 async def tab_at(
-    host: str, flow: str, token: str, chat: str, view: View | None = None, **query: Any
+    host: str,
+    flow: str,
+    token: str,
+    chat: str,
+    view: View | None = None,
+    sock: socket.socket | None = None,
+    **query: Any,
 ) -> AsyncIterator[Tab]:
-    """A tab on the chat. A view that has begun comes back by its position; `query` is added to the address."""
+    """A tab on the chat, by `sock` where a connection is there. A view that has begun comes back by its position;
+    `query` is added to the address."""
     view = view or View()
     asked = {"chat_id": chat}
     if view.has_begun:
         asked |= {"epoch": view.epoch, "seq": view.seq}
     asked |= query
     address = f"/chat/{flow}?" + "&".join(f"{name}={value}" for name, value in asked.items())
-    async with opened(host, address, token, max_queue=None) as socket:
-        tab = Tab(socket.connection)
+    async with opened(host, address, token, max_queue=None, sock=sock) as opening:
+        tab = Tab(opening.connection)
         tab.view = view
         yield tab
 
