@@ -23,6 +23,7 @@ ANSWER_S = 20.0
 BAD_FRAMES = 10  # in 60 s; the next one closes
 HALF_MEGABYTE = 512 * 1024
 ELSEWHERE = "00000000-0000-4000-8000-000000000000"
+AFTER = "a good frame behind them"
 NO_TOKEN = "eyJhbGciOiJub25lIn0.eyJ0eXBlIjoiYWNjZXNzIn0."  # of the algorithm "none"
 # What protects the worker from one user or address may come instead of the answer to the input itself.
 PROTECTION = {"rate_limited", "too_many_errors", "too_many_connections", "429"}
@@ -42,12 +43,17 @@ class Job(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
+    """`caught`: what a bound of the user or the address answered first."""
+
     sent: dict[str, int] = {}
     wrong: dict[str, list[str]] = {}
+    caught: int = 0
 
     def add(self, name: str, wanted: Answer, got: Answer) -> None:
         self.sent[name] = self.sent.get(name, 0) + 1
-        if got != wanted and got not in PROTECTION:
+        if got in PROTECTION:
+            self.caught += 1
+        elif got != wanted:
             self.wrong.setdefault(name, []).append(f"{got}, not {wanted}")
 
 
@@ -122,6 +128,11 @@ def files() -> dict[str, tuple[str, bytes, Answer]]:
     }
 
 
+def kinds() -> set[str]:
+    """All that is sent."""
+    return {AFTER, *frames(), *endings(), *doorways(""), *requests(), *files()}
+
+
 class Hostile:
     """One of them."""
 
@@ -154,13 +165,14 @@ class Hostile:
     async def _frames(self) -> None:
         async with self._socket() as socket:
             if await _first(socket, "snapshot", "error") != "snapshot":
-                return  # one of the bounds of a user or an address
+                self._report.caught += 1
+                return
             chosen = self._chance.sample(sorted(frames().items()), BAD_FRAMES)
             for name, (data, wanted) in chosen:
                 await socket.send(data)
                 self._report.add(name, wanted, await _code(socket))
             await socket.send('{"type":"ping","t":1}')
-            self._report.add("a good frame behind them", "pong", await _first(socket, "pong", "error"))
+            self._report.add(AFTER, "pong", await _first(socket, "pong", "error"))
 
     async def _endings(self) -> None:
         for name, ending in endings().items():
@@ -169,6 +181,7 @@ class Hostile:
     async def _end(self, name: str, opcode: Opcode, data: bytes, wanted: Answer) -> None:
         async with self._socket() as socket:
             if await _first(socket, "snapshot", "error") != "snapshot":
+                self._report.caught += 1
                 return
             socket.transport.write(Frame(opcode, data).serialize(mask=True))
             self._report.add(name, wanted, await _closed(socket))
