@@ -46,7 +46,8 @@ def test_redis_that_may_drop_events_or_takes_none(running: HeadraceServer):
 
 
 def test_a_server_of_a_cluster_is_not_taken_for_one_alone(running: HeadraceServer, tmp_path):
-    with own_redis("--cluster-enabled", "yes", "--dir", str(tmp_path)) as client:
+    bus = str(free_port())  # by default 10,000 above, which may be past the last one
+    with own_redis("--cluster-enabled", "yes", "--cluster-port", bus, "--dir", str(tmp_path)) as client:
         url = f"redis://127.0.0.1:{client.get_connection_kwargs()['port']}/0"
         assert "write redis+cluster://" in doctor(running, REDIS_URL=url)
 

@@ -12,6 +12,7 @@ import aiohttp
 import msgspec
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
+from django.db import connection
 from django.utils import timezone, translation
 from django.utils.translation import gettext as _
 
@@ -302,6 +303,7 @@ async def test_an_answer_that_nobody_closes_gives_its_place_back_after_all(
     bounds(settings, export_s=0.5, export_page_bytes=1)
     turnstile = Turnstile(lambda: (1, 0, 0), "busy", "")
     response = await sync_to_async(export.as_file)(chat, "json", turnstile.enter())
+    await sync_to_async(lambda: connection.close())()  # as a request does at its end
     assert await anext(aiter(response))  # and no more
     await until(lambda: not turnstile._inside, what="the place is given back")
 
