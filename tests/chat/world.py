@@ -441,7 +441,9 @@ class World:
         faults = self.faults + self.history.judge()
         for client in self.clients:
             faults += [f"{turn} ended twice in one epoch" for turn in _doubles(client.view.ends)]
-        faults += await database.write(_faults_of_rows, self)
+        # What was accepted before the rows are read: more may be while they are.
+        accepted = {id_: ok for client in self.clients for id_, ok in client.accepted.items()}
+        faults += await database.write(_faults_of_rows, self, accepted)
         taken: defaultdict[str, int] = defaultdict(int)
         for (turn, _), did_take_over in self.claims.items():
             taken[turn] += did_take_over
@@ -593,11 +595,11 @@ def _unsettled(chat: str) -> bool:
     return turns.filter(state="running").exists() or is_stuck or is_owed
 
 
-def _faults_of_rows(world: World) -> list[str]:
+def _faults_of_rows(world: World, accepted: dict[str, dict[str, Any]]) -> list[str]:
     """Under the chat's lock, so that nothing is half done."""
     row = Chat.objects.select_for_update().filter(id=world.chat).first()
     if row is None:
-        return [f"{id_} was accepted, and there is no chat" for client in world.clients for id_ in client.accepted]
+        return [f"{id_} was accepted, and there is no chat" for id_ in accepted]
     faults = []
     turns = {str(turn.id): turn for turn in row.turns.all()}
     messages = {message.id: message for message in Message.objects.filter(chat=row)}
@@ -605,10 +607,9 @@ def _faults_of_rows(world: World) -> list[str]:
     begun = [reply["turn"] for reply in replies.values() if "answer" in reply]
     if sorted(begun) != sorted(turns):
         faults.append(f"accepted were {begun}, turns are {list(turns)}")
-    for client in world.clients:
-        for id_, ok in client.accepted.items():
-            if replies.get(id_, {}).get("turn") != ok.get("turn"):
-                faults.append(f"{ok} was answered, kept is {replies.get(id_)}")
+    for id_, ok in accepted.items():
+        if replies.get(id_, {}).get("turn") != ok.get("turn"):
+            faults.append(f"{ok} was answered, kept is {replies.get(id_)}")
     said = [message.client_id for message in messages.values() if message.client_id]
     faults += [f"{id_} was said twice" for id_ in _doubles(said)]
     states = {turn.state for turn in turns.values()}
